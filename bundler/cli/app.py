@@ -1,0 +1,119 @@
+"""The command `sealift`: finds the verb, prints errors, chooses the exit code. Nothing else does.
+
+Verbs load only when they are called: `sealift --help` must stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from bundler import __version__
+from bundler.cli.output import Output, print_error, wants_json
+from bundler.core.report import Report
+from bundler.errors import ExitCode, InterruptedByUser, MachineError, SealiftError, UsageError
+
+VERBS = {
+    "init": "Write a commented spec to start from",
+    "lock": "Pin everything a spec asks for: commits, sizes, digests",
+    "plan": "Say what would be fetched, whether it fits disks and GPUs",
+    "build": "Fetch what the lock pins and seal it as a bundle",
+    "sign": "Sign a sealed bundle with a key",
+    "inspect": "Show what a bundle holds and where it came from",
+    "diff": "Compare two bundles, locks or manifests",
+    "verify": "Check a bundle against the trust policy, offline",
+    "install": "Install engine and images from a verified bundle",
+    "launch": "Verify a bundle, then start its server",
+    "trust": "Make and read trust policies",
+    "keys": "Make and show signing keys",
+    "doctor": "Check what this machine can do",
+    "demo": "Do the whole job once, small, on this machine",
+    "completion": "Print shell completion for bash, zsh or fish",
+}
+
+
+class Verbs(click.Group):
+    """Loads `bundler.cli.<verb>` when the verb is used, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All verbs, in the order of the job."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command, from its own module."""
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"bundler.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs with one line each, without loading them."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="sealift")
+def sealift() -> None:
+    """Build, sign, carry, verify and launch air-gapped bundles of very large language models."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with the exit code of format.md section 8."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one verb; every deliberate error is printed here and nowhere else."""
+    as_json = wants_json(arguments)
+    verb = next((word for word in arguments if word in VERBS), "")
+    try:
+        with sealift.make_context("sealift", arguments) as context:
+            outcome = sealift.invoke(context)
+        return int(outcome) if isinstance(outcome, int) else 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except (
+        SealiftError,
+        click.ClickException,
+        KeyboardInterrupt,
+        click.Abort,
+        OSError,
+        MemoryError,
+    ) as error:
+        return _tell(deliberate(error, verb), verb, as_json)
+
+
+def deliberate(error: BaseException, verb: str) -> SealiftError:
+    """`error` as one of ours; what is not an expected state is raised again with its traceback."""
+    if isinstance(error, SealiftError):
+        return error
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return InterruptedByUser(
+            "interrupted",
+            "stopped by the user",
+            hint=f"run the same `sealift {verb}` again: it continues where it stopped",
+        )
+    if isinstance(error, click.ClickException):
+        return UsageError("usage", error.format_message(), hint=f"`sealift {verb} --help`".replace("  ", " "))
+    if isinstance(error, OSError) and error.errno is not None:
+        return MachineError(
+            "machine-error",
+            f"the operating system refused: {error.strerror}",
+            where=str(error.filename or ""),
+            hint="`sealift doctor` checks space, permissions and tools",
+        )
+    raise error
+
+
+def _tell(error: SealiftError, verb: str, as_json: bool) -> int:
+    if as_json:
+        Output(as_json=True).emit(Report.of_error(verb, error))
+    else:
+        print_error(error)
+    return int(error.exit_code)

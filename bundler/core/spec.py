@@ -1,0 +1,256 @@
+"""The spec: what a person asks for, with loose names allowed (`main`, `>=0.5.10`, a tag).
+
+The shape only; reading YAML with line numbers is `core.spec_text`. Member names in YAML are camelCase.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+API_VERSION = "sealift/v1"
+
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+"""A short name used in file names and on the command line."""
+Text = Annotated[str, StringConstraints(min_length=1, max_length=400, strict=True)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Platform = Annotated[str, StringConstraints(pattern=r"^linux/(amd64|arm64)$")]
+WeightFormat = Literal["block-fp8", "bf16", "int4", "gguf", "any"]
+EngineName = Literal["vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers"]
+Accelerator = Literal["cuda", "rocm", "cpu"]
+
+
+class Strict(BaseModel):
+    """Frozen; unknown members refused; camelCase outside, snake_case inside."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class ModelSpec(Strict):
+    """A model repository on a Hugging Face Hub."""
+
+    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    """Repository as `organisation/name`."""
+    revision: Text = "main"
+    """Branch, tag or commit; the lock pins the 40-hex commit."""
+    id: Identifier | None = None
+    """Short name for launch profiles; the lower-cased repository name when left out."""
+    include: tuple[Text, ...] = ("*",)
+    """Glob patterns of files to take; `*` also matches `/`."""
+    exclude: tuple[Text, ...] = ()
+    """Glob patterns of files to leave out."""
+    format: WeightFormat = "any"
+    """What the weights must be; checked in the files themselves before sealing."""
+    endpoint: Text | None = None
+    """Base URL of the Hub; HF_ENDPOINT or the public Hub when left out."""
+    allow_pickle: tuple[Text, ...] = ()
+    """Names of pickle-based files that are waived; all others are refused."""
+    license: Text | None = None
+    """SPDX expression concluded by a person, when the declared one is not enough."""
+
+    @property
+    def identifier(self) -> str:
+        """`id`, or the lower-cased repository name."""
+        return self.id or self.repo.split("/")[1].lower()
+
+
+class IndexSpec(Strict):
+    """A package index beside the default one; only packages sent there by `sources` come from it."""
+
+    name: Identifier
+    """Name used in `sources` and in the lock; the URL never enters the lock."""
+    url: Text
+    """Base URL (`simple`) or a folder or page of links (`flat`); `${VARIABLE}` comes from the environment."""
+    format: Literal["simple", "flat"] = "simple"
+    """How the index lists files."""
+    explicit: Literal[True] = True
+    """Always explicit: an implicit extra index is how dependency confusion happens."""
+
+
+class EngineSpec(Strict):
+    """An inference engine as Python wheels for one target."""
+
+    name: EngineName
+    """Which engine it is: decides flags, environment and checks."""
+    requirement: Text
+    """Requirement such as `vllm==0.19.1`."""
+    id: Identifier | None = None
+    """Short name for launch profiles and folders; the engine's name when left out."""
+    python: Annotated[str, StringConstraints(pattern=r"^3\.(1[0-9])$")] = "3.12"
+    """CPython version of the target."""
+    platform: Platform = "linux/amd64"
+    """Operating system and architecture of the target."""
+    glibc: Annotated[str, StringConstraints(pattern=r"^2\.[0-9]{1,2}$")] = "2.31"
+    """Oldest glibc the wheels may need."""
+    accelerator: Accelerator = "cuda"
+    """What the engine computes on; `cuda` refuses a torch without CUDA libraries."""
+    exclude_newer: datetime.date | None = None
+    """Ignore packages uploaded after this day: without it an old engine gets new, untested dependencies."""
+    indexes: tuple[IndexSpec, ...] = ()
+    """Further indexes, used only through `sources`."""
+    sources: dict[Text, Identifier] = Field(default_factory=dict)
+    """Project name to index name."""
+    overrides: tuple[Text, ...] = ()
+    """Requirements that replace what packages ask for."""
+    with_: tuple[Text, ...] = Field(default=(), alias="with")
+    """Further requirements to install beside the engine."""
+
+    @property
+    def identifier(self) -> str:
+        """`id`, or the engine's name."""
+        return self.id or self.name
+
+    @model_validator(mode="after")
+    def _sources_name_indexes(self) -> EngineSpec:
+        unknown = set(self.sources.values()) - {index.name for index in self.indexes}
+        if unknown:
+            raise ValueError(f"sources name indexes that are not listed: {', '.join(sorted(unknown))}")
+        return self
+
+
+class ImageSpec(Strict):
+    """A container image; several platforms of it if wanted."""
+
+    reference: Text
+    """Registry reference with a tag, a digest or both."""
+    platforms: tuple[Platform, ...] = ("linux/amd64",)
+    """Platforms carried in full."""
+    plain_http: bool = False
+    """Talk to the registry without TLS: loopback and test registries only."""
+
+
+class FileSpec(Strict):
+    """Any other file: from a URL with its SHA-256, or from this machine."""
+
+    path: Text
+    """Where it goes below `payload/files/`."""
+    url: Text | None = None
+    """Where to fetch it."""
+    sha256: Sha256 | None = None
+    """Its digest; needed with `url`."""
+    source: Text | None = None
+    """A local path, relative to the spec."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> FileSpec:
+        if (self.url is None) == (self.source is None):
+            raise ValueError("give either url or source")
+        if self.url is not None and self.sha256 is None:
+            raise ValueError("a url needs its sha256: without it the file cannot be pinned")
+        return self
+
+
+class DocumentSpec(Strict):
+    """A licence text, opinion or other document to carry."""
+
+    source: Text
+    """A local path, relative to the spec."""
+    name: Text | None = None
+    """File name in the bundle; the source's own name when left out."""
+    title: Text | None = None
+    """What a reader calls it."""
+    applies_to: tuple[Text, ...] = ()
+    """Identifiers of models, engines or images it is about; empty for the whole bundle."""
+
+
+class LaunchSpec(Strict):
+    """One way to start a server from the bundle."""
+
+    profile: Identifier
+    """Name on the command line."""
+    engine: Identifier
+    """Identifier of the engine."""
+    model: Identifier
+    """Identifier of the model."""
+    served_name: Text
+    """Model name clients must send."""
+    model_file: Text | None = None
+    """File inside the model to open (first GGUF shard); the model's folder when left out."""
+    host: Text = "0.0.0.0"  # noqa: S104 - the reference launch binds all interfaces inside the perimeter
+    """Address to bind."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """TCP port to bind."""
+    context_length: int | None = Field(default=None, ge=1)
+    """Tokens of context; what the model's configuration says when left out."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that share each layer: a power of two."""
+    gpu_memory_utilization: Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,2}$")] = "0.90"
+    """Share of each GPU's memory the engine may take, as text (quoted in YAML)."""
+    tool_call_parser: Identifier | None = None
+    """`kimi_k2` for the Kimi family."""
+    reasoning_parser: Identifier | None = None
+    """`kimi_k2` for the Kimi family."""
+    trust_remote_code: bool = False
+    """Whether the model's own Python code may run; each such file is listed in the manifest."""
+    kv_cache_dtype: Text | None = None
+    """Type of the KV cache when not the model's own."""
+    arguments: tuple[Text, ...] = ()
+    """Further engine flags, checked against the engine version's flag table."""
+    environment: dict[Text, str] = Field(default_factory=dict)
+    """Further environment variables, from the engine's allow-list only."""
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> LaunchSpec:
+        if self.tensor_parallel & (self.tensor_parallel - 1):
+            raise ValueError(f"tensorParallel is a power of two, not {self.tensor_parallel}")
+        return self
+
+
+class NodeSpec(Strict):
+    """The machine the bundle is sized for."""
+
+    gpu: Text
+    """GPU kind, such as `H200-141G`; `sealift plan --gpus` lists them."""
+    count: int = Field(ge=1)
+    """GPUs in all."""
+
+
+class Spec(Strict):
+    """One bundle as a person asks for it."""
+
+    api_version: Literal["sealift/v1"]
+    """Version of this file's form."""
+    name: Identifier
+    """Name of the bundle; part of file names."""
+    channel: Text
+    """Serials count up within a channel; a verifier refuses to go back."""
+    serial: int = Field(ge=0, le=2**53 - 1)
+    """Never reused in a channel."""
+    models: tuple[ModelSpec, ...] = ()
+    engines: tuple[EngineSpec, ...] = ()
+    images: tuple[ImageSpec, ...] = ()
+    files: tuple[FileSpec, ...] = ()
+    licenses: tuple[DocumentSpec, ...] = ()
+    documents: tuple[DocumentSpec, ...] = ()
+    launch: tuple[LaunchSpec, ...] = ()
+    node: NodeSpec | None = None
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Spec:
+        models = _distinct("models", [model.identifier for model in self.models])
+        engines = _distinct("engines", [engine.identifier for engine in self.engines])
+        _distinct("launch", [profile.profile for profile in self.launch])
+        for profile in self.launch:
+            if profile.model not in models:
+                raise ValueError(f"launch profile {profile.profile} names the unknown model {profile.model}")
+            if profile.engine not in engines:
+                raise ValueError(
+                    f"launch profile {profile.profile} names the unknown engine {profile.engine}"
+                )
+        return self
+
+
+def _distinct(where: str, names: list[str]) -> set[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{where}: the identifier {', '.join(twice)} is used twice; give each its own id")
+    return set(names)

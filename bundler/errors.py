@@ -1,0 +1,156 @@
+"""Every deliberate error of sealift as one tree, by what the person must do about it.
+
+This module, `core`, `storage.hashing`, `storage.tree`, `trust.dsse` and `trust.policy` also run from
+`verify.pyz` on Python 3.9 with nothing installed: standard library only, no `slots`, no `match`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """The exit codes of format.md section 8."""
+
+    PASSED = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    MALFORMED = 3
+    MACHINE = 4
+    NETWORK = 5
+    INTEGRITY = 10
+    AUTHENTICITY = 11
+    POLICY = 12
+    INCOMPLETE = 13
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact worth telling, in the shape every output uses (format.md section 8, `--json`).
+
+    `reference` is kebab-case and stable; `severity` is `error`, `warning` or `note`.
+    `exit_code` is the family the finding belongs to; it is not printed with the finding.
+    """
+
+    reference: str
+    what: str
+    where: str = ""
+    expected: str = ""
+    found: str = ""
+    hint: str = ""
+    severity: str = "error"
+    exit_code: ExitCode = ExitCode.UNEXPECTED
+
+    def to_json(self) -> dict[str, str]:
+        """The members format.md section 8 names, all present, absent values as empty text."""
+        return {
+            "reference": self.reference,
+            "severity": self.severity,
+            "what": self.what,
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+            "hint": self.hint,
+        }
+
+
+class SealiftError(Exception):
+    """The root: one finding, or several of one kind of trouble found together.
+
+    The exit code of an error with several findings is that of its own class.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
+
+    def __init__(
+        self,
+        reference: str,
+        what: str,
+        *,
+        where: str = "",
+        expected: str = "",
+        found: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(f"{reference}: {what}")
+        self.findings: tuple[Finding, ...] = (
+            Finding(
+                reference=reference,
+                what=what,
+                where=where,
+                expected=expected,
+                found=found,
+                hint=hint,
+                exit_code=self.exit_code,
+            ),
+        )
+
+    @property
+    def reference(self) -> str:
+        """The kebab-case reference of the first finding."""
+        return self.findings[0].reference
+
+    @classmethod
+    def of(cls, findings: tuple[Finding, ...] | list[Finding]) -> SealiftError:
+        """One error of this class that carries `findings` (at least one)."""
+        first = findings[0]
+        error = cls(first.reference, first.what)
+        error.findings = tuple(findings)
+        return error
+
+
+class UsageError(SealiftError):
+    """The command line asks for something that cannot be done: say it differently."""
+
+    exit_code = ExitCode.USAGE
+
+
+class MalformedError(SealiftError):
+    """An input does not have the form it must have: fix the input."""
+
+    exit_code = ExitCode.MALFORMED
+
+
+class MachineError(SealiftError):
+    """This machine lacks space, permission or a tool: fix the machine."""
+
+    exit_code = ExitCode.MACHINE
+
+
+class NetworkError(SealiftError):
+    """The connected side could not be reached or answered wrongly: retry, or ask upstream."""
+
+    exit_code = ExitCode.NETWORK
+
+
+class IntegrityError(SealiftError):
+    """Bytes differ, are missing or are too many: fetch or repair them."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+class AuthenticityError(SealiftError):
+    """A signature, key, role, threshold or rollback check failed: distrust the bundle."""
+
+    exit_code = ExitCode.AUTHENTICITY
+
+
+class PolicyError(SealiftError):
+    """A rule says no (licence, expiry, content format, engine floor, sizing): ask someone who may decide."""
+
+    exit_code = ExitCode.POLICY
+
+
+class IncompleteError(SealiftError):
+    """Something is still to come: continue when it has arrived."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class InterruptedByUser(SealiftError):
+    """The person pressed Ctrl-C: the same command continues where it stopped."""
+
+    exit_code = ExitCode.INTERRUPTED
