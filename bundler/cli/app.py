@@ -5,8 +5,12 @@ Verbs load only when they are called: `sealift --help` must stay fast.
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -50,6 +54,16 @@ class Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it, but an unknown verb names the nearest one."""
+        if args and not args[0].startswith("-") and args[0] not in VERBS:
+            near = difflib.get_close_matches(args[0], VERBS, n=1)
+            hint = f"did you mean `sealift {near[0]}`?" if near else "`sealift --help` lists the verbs"
+            raise UsageError("unknown-verb", f"there is no verb {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs with one line each, without loading them."""
         with formatter.section("Verbs"):
@@ -69,24 +83,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one verb; every deliberate error is printed here and nowhere else."""
+    """Run one verb; every error is printed here and nowhere else."""
     as_json = wants_json(arguments)
     verb = next((word for word in arguments if word in VERBS), "")
+    # A service manager stops with SIGTERM: leave as resumable as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with sealift.make_context("sealift", arguments) as context:
-            outcome = sealift.invoke(context)
-        return int(outcome) if isinstance(outcome, int) else 0
-    except click.exceptions.Exit as leaving:
-        return leaving.exit_code
-    except (
-        SealiftError,
-        click.ClickException,
-        KeyboardInterrupt,
-        click.Abort,
-        OSError,
-        MemoryError,
-    ) as error:
+        outcome = sealift.main(arguments, prog_name="sealift", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return int(ExitCode.USAGE)
+    except BrokenPipeError:
+        # Whoever read our output left (`| head`): nothing to tell, and nothing to tell it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.UNEXPECTED)
+    except (SealiftError, click.ClickException, click.Abort, KeyboardInterrupt, OSError) as error:
         return _tell(deliberate(error, verb), verb, as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return _tell_unexpected(error, verb, as_json)
 
 
 def deliberate(error: BaseException, verb: str) -> SealiftError:
@@ -109,6 +125,15 @@ def deliberate(error: BaseException, verb: str) -> SealiftError:
             hint="`sealift doctor` checks space, permissions and tools",
         )
     raise error
+
+
+def _tell_unexpected(error: Exception, verb: str, as_json: bool) -> int:
+    """A fault of ours keeps its traceback and exit 1; it never looks like a verdict on a bundle."""
+    if as_json:
+        what = f"unexpected {type(error).__name__}: this is a fault in sealift, not a verdict"
+        report = Report.of_error(verb, SealiftError("unexpected-error", what, found=str(error)[:400]))
+        Output(as_json=True).emit(report)
+    return int(ExitCode.UNEXPECTED)
 
 
 def _tell(error: SealiftError, verb: str, as_json: bool) -> int:
