@@ -1,0 +1,251 @@
+"""Build: fetch what the lock pins, check what the bytes look like, seal. One copy of the payload, ever.
+
+Work goes on in `<bundle>.building` beside the bundle; the finished tree is renamed to its own name as the
+very last act, so nothing that failed looks like a bundle. Running it again continues.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from bundler import __version__
+from bundler.assembly import bundle_readme, image_layout, seal, wheel_index
+from bundler.assembly.artifacts import (
+    IMAGES_FOLDER,
+    TOOLS_FOLDER,
+    WHEELS_FOLDER,
+    Contents,
+    ModelFacts,
+    describe,
+    launch_entries,
+    owners,
+)
+from bundler.content.model import check_model
+from bundler.content.oci import check_layout
+from bundler.content.wheel import check_wheels
+from bundler.core.lock import Lock, LockedModel
+from bundler.core.manifest import MANIFEST_NAME, Manifest
+from bundler.core.progress import Progress
+from bundler.errors import Finding, MachineError, PolicyError, UsageError
+from bundler.records.licences import wheel_license
+from bundler.sources.fetch import fetch_all
+from bundler.sources.jobs import FetchJob
+from bundler.storage.atomic import rename_directory
+from bundler.storage.payload import PayloadStore
+from bundler.storage.space import free_bytes
+from bundler.verification.pyz import build_verify_pyz
+
+RECORDS_FOLDER = "payload/records"
+LOCK_RECORD = f"{RECORDS_FOLDER}/lock.json"
+SPEC_RECORD = f"{RECORDS_FOLDER}/spec.yaml"
+"""Where the lock and the spec themselves travel (format.md section 3, `lock`)."""
+
+JobMaker = Callable[[Lock], list[FetchJob]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """One build: what, from what, to where."""
+
+    lock: Lock
+    spec: bytes
+    """The spec as it was written; carried as a record."""
+    out: Path
+    """The bundle's folder; must not exist."""
+    created_at: str
+    """RFC 3339 UTC."""
+    workers: int
+    jobs: JobMaker
+    """Everything to fetch; made late because it asks indexes and registries for addresses."""
+    own_wheel: tuple[str, bytes]
+    """sealift's own wheel: file name and bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """A sealed bundle."""
+
+    out: Path
+    manifest_sha256: str
+    files: int
+    bytes: int
+    fetched: int
+    """Bytes fetched by this run; the rest was already here."""
+    warnings: tuple[Finding, ...]
+    already_sealed: bool = False
+
+
+def building_folder(out: Path) -> Path:
+    """Where the unfinished bundle of `out` lies: beside it, on the same file system."""
+    return out.with_name(out.name + ".building")
+
+
+def build(request: BuildRequest, progress: Progress) -> BuildResult:
+    """The sealed bundle, or an error that leaves everything fetched for the next run.
+
+    Raises MachineError (space), NetworkError, IntegrityError (digests, closed world), PolicyError (content).
+    """
+    if request.out.exists() or request.out.is_symlink():
+        return _already_there(request)
+    work = building_folder(request.out)
+    with PayloadStore(work / "bundle", work) as store:
+        jobs = request.jobs(request.lock)
+        planned = {job.path for job in jobs}
+        _drop_what_no_lock_asks_for(store, planned)
+        fetched = _missing_bytes(store, jobs)
+        _refuse_without_space(store.root, fetched)
+        fetch_all(jobs, store, workers=request.workers, progress=progress)
+        _put_documents(request, store)
+        contents, findings = check_contents(request.lock, store.root, workers=request.workers)
+        errors = [finding for finding in findings if finding.severity == "error"]
+        if errors:
+            raise PolicyError.of(errors)
+        manifest = _seal(request, store, contents)
+    rename_directory(work / "bundle", request.out)
+    _remove_work(work)
+    return _result(request.out, manifest, fetched, tuple(findings))
+
+
+def _result(out: Path, manifest: bytes, fetched: int, warnings: tuple[Finding, ...]) -> BuildResult:
+    parsed = Manifest.parse(manifest)
+    return BuildResult(
+        out=out,
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        files=len(parsed.files),
+        bytes=parsed.total_bytes,
+        fetched=fetched,
+        warnings=warnings,
+    )
+
+
+def _already_there(request: BuildRequest) -> BuildResult:
+    """The bundle that is already sealed from this very lock; anything else in the place is refused."""
+    marker = request.out / MANIFEST_NAME
+    if marker.is_file() and not request.out.is_symlink():
+        data = marker.read_bytes()
+        if Manifest.parse(data).members.get("lock") == request.lock.sha256:
+            _remove_work(building_folder(request.out))
+            result = _result(request.out, data, 0, ())
+            return BuildResult(**{**_fields(result), "already_sealed": True})
+    raise UsageError(
+        "output-exists",
+        "the output exists and is not this bundle",
+        where=str(request.out),
+        expected=f"nothing there, or the bundle sealed from lock sha256:{request.lock.sha256}",
+        found="a bundle of another lock" if marker.is_file() else "something else",
+        hint="choose another folder with -o, or move the old one away",
+    )
+
+
+def _fields(result: BuildResult) -> dict[str, object]:
+    return {name: getattr(result, name) for name in BuildResult.__slots__}
+
+
+def _drop_what_no_lock_asks_for(store: PayloadStore, planned: set[str]) -> None:
+    """Remove what an earlier run put here for another lock; only files this store wrote itself."""
+    for path in set(store.stored()) - planned:
+        store.discard(path)
+
+
+def _missing_bytes(store: PayloadStore, jobs: Sequence[FetchJob]) -> int:
+    return sum(job.size for job in jobs if store.kept(job.path) is None)
+
+
+def _refuse_without_space(folder: Path, needed: int) -> None:
+    """Raises MachineError (`no-space`) before a byte is fetched when the file system cannot take it."""
+    free = free_bytes(folder)
+    if needed > free:
+        raise MachineError(
+            "no-space",
+            "the file system cannot take what is still to be fetched",
+            where=str(folder),
+            expected=f"{needed} bytes free",
+            found=f"{free} bytes free",
+            hint="free space or choose another disk with -o; `sealift plan` shows what is needed where",
+        )
+
+
+def _put_documents(request: BuildRequest, store: PayloadStore) -> None:
+    """Everything that is not fetched but follows from the lock."""
+    for path, data in documents(request).items():
+        store.put_bytes(path, data)
+
+
+def documents(request: BuildRequest) -> dict[str, bytes]:
+    """Path to bytes of all generated files but the chunk list, `SHA256SUMS` and the manifest."""
+    lock = request.lock
+    texts: dict[str, bytes] = {LOCK_RECORD: lock.to_bytes(), SPEC_RECORD: request.spec}
+    for model in lock.models:
+        texts[f"{PurePosixPath(model.snapshot).parent.parent}/refs/main"] = model.commit.encode()
+    if lock.engines:
+        texts.update(wheel_index.wheel_documents(lock.engines))
+    if lock.tools:
+        name, wheel = request.own_wheel
+        texts[f"{TOOLS_FOLDER}/{name}"] = wheel
+        texts.update(wheel_index.tool_documents(lock.tools, request.own_wheel))
+    if lock.images:
+        texts.update(image_layout.layout_documents(lock.images))
+    verifier = build_verify_pyz()
+    texts["verify.pyz"] = verifier
+    texts["README.md"] = bundle_readme.render(lock, verify_pyz_sha256=hashlib.sha256(verifier).hexdigest())
+    return texts
+
+
+def check_contents(lock: Lock, root: Path, *, workers: int) -> tuple[Contents, list[Finding]]:
+    """What the fetched bytes look like, with the findings of all content checks."""
+    findings: list[Finding] = []
+    models: dict[str, ModelFacts] = {}
+    for model in lock.models:
+        models[model.id] = _check_model(model, root, findings)
+    for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools)):
+        if engines:
+            findings += check_wheels(root / folder, workers=workers)
+    if lock.images:
+        findings += check_layout(root / IMAGES_FOLDER)
+    return Contents(models=models, wheel_licenses=_wheel_licenses(lock, root, workers)), findings
+
+
+def _check_model(model: LockedModel, root: Path, findings: list[Finding]) -> ModelFacts:
+    content = check_model(
+        root / model.snapshot,
+        [item.path for item in model.files],
+        format=model.format,
+        allow_pickle=model.allow_pickle,
+    )
+    findings += content.findings
+    return ModelFacts(executable=tuple(content.executable), facts=content.facts)
+
+
+def _wheel_licenses(lock: Lock, root: Path, workers: int) -> Mapping[str, str]:
+    places = {
+        wheel.filename: root / folder / wheel.filename
+        for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools))
+        for engine in engines
+        for wheel in engine.wheels
+    }
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        declared = pool.map(wheel_license, places.values())
+        return {name: text for name, text in zip(places, declared, strict=True) if text}
+
+
+def _seal(request: BuildRequest, store: PayloadStore, contents: Contents) -> bytes:
+    lock = request.lock
+    members = {
+        "name": lock.name,
+        "createdAt": request.created_at,
+        "tool": {"name": "sealift", "version": __version__},
+        "artifacts": describe(lock, contents),
+        "lock": lock.sha256,
+        "launch": launch_entries(lock),
+    }
+    return seal.seal(store, channel=lock.channel, serial=lock.serial, owners=owners(lock), members=members)
+
+
+def _remove_work(work: Path) -> None:
+    """The working folder once it is of no more use: journal, guard and empty folders."""
+    shutil.rmtree(work, ignore_errors=not work.exists())

@@ -1,0 +1,149 @@
+"""`sealift build`: fetch what the lock pins and seal it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bundler.cli.output import Output, json_option
+from bundler.cli.progress import make_progress
+from bundler.core.report import Report
+from bundler.core.units import format_bytes
+from bundler.errors import UsageError
+
+if TYPE_CHECKING:
+    from bundler.assembly.build import BuildResult
+    from bundler.core.lock import Lock
+
+
+@click.command()
+@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path),
+    help="The bundle's folder. [default: NAME-SERIAL]",
+)
+@click.option(
+    "--lock",
+    "lock_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The lock. [default: beside the spec]",
+)
+@click.option(
+    "-j",
+    "--jobs",
+    "workers",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="Files fetched at once.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(["http", "xet"]),
+    default="http",
+    show_default=True,
+    help="How model files are fetched.",
+)
+@click.option("--no-progress", is_flag=True, help="No progress bar or lines.")
+@json_option
+def command(
+    spec: Path,
+    out: Path | None,
+    lock_path: Path | None,
+    workers: int,
+    transport: str,
+    no_progress: bool,
+    as_json: bool,
+) -> int:
+    """Fetch what the lock of SPEC pins, check it and seal it as a bundle.
+
+    Stopped, killed or failed, the same command continues where it was. Tokens come from the environment
+    (HF_TOKEN) or the Hub client's token file, never from the command line.
+    """
+    from bundler.assembly.build import BuildRequest, build
+    from bundler.assembly.fetching import all_jobs
+    from bundler.core.spec_text import parse_spec
+    from bundler.sources.wheels import own_wheel
+
+    output = Output(as_json)
+    spec_bytes = spec.read_bytes()
+    parsed = parse_spec(spec_bytes, str(spec))
+    lock = read_lock(lock_path or spec.with_name(f"{spec.stem}.lock.json"), spec, spec_bytes)
+    base = spec.resolve().parent
+    request = BuildRequest(
+        lock=lock,
+        spec=spec_bytes,
+        out=out or Path(f"{lock.name}-{lock.serial}"),
+        created_at=created_at(),
+        workers=workers,
+        jobs=lambda locked: all_jobs(locked, spec=parsed, base=base, transport=transport),
+        own_wheel=own_wheel(),
+    )
+    result = build(request, make_progress(wanted=not (no_progress or as_json)))
+    return output.emit(tell(result, output))
+
+
+def tell(result: BuildResult, output: Output) -> Report:
+    """What was sealed, for people, and the same as a report."""
+    if result.already_sealed:
+        output.say("already sealed from this very lock; nothing to do")
+    output.data(f"bundle    {result.out}")
+    output.data(f"manifest  sha256:{result.manifest_sha256}")
+    fetched = f"{format_bytes(result.fetched)} fetched by this run"
+    output.data(f"holds     {result.files} files, {format_bytes(result.bytes)}; {fetched}")
+    output.say(f"next: sealift sign {result.out} --key KEY")
+    return Report(
+        verb="build",
+        findings=result.warnings,
+        data={
+            "bundle": str(result.out),
+            "manifest": {"sha256": result.manifest_sha256},
+            "files": result.files,
+            "bytes": result.bytes,
+            "fetchedBytes": result.fetched,
+            "alreadySealed": result.already_sealed,
+        },
+    )
+
+
+def read_lock(path: Path, spec: Path, spec_bytes: bytes) -> Lock:
+    """The lock at `path`, if it was made from this very spec. Raises UsageError."""
+    import hashlib
+
+    from bundler.core.lock import Lock
+
+    hint = f"`sealift lock {spec}` writes it"
+    if not path.is_file():
+        raise UsageError("no-lock", "there is no lock for this spec", where=str(path), hint=hint)
+    lock = Lock.parse(path.read_bytes(), where=str(path))
+    digest = hashlib.sha256(spec_bytes).hexdigest()
+    if lock.spec_sha256 != digest:
+        raise UsageError(
+            "stale-lock",
+            "the spec changed after it was locked",
+            where=str(path),
+            expected=f"a lock of spec sha256:{digest}",
+            found=f"a lock of spec sha256:{lock.spec_sha256}",
+            hint=f"{hint} anew; `sealift diff` shows what moved",
+        )
+    return lock
+
+
+def created_at() -> str:
+    """Now, or SOURCE_DATE_EPOCH (reproducible-builds.org/specs/source-date-epoch), as RFC 3339 UTC."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if text is not None and not text.isdigit():
+        raise UsageError("bad-source-date-epoch", "SOURCE_DATE_EPOCH is not a number of seconds", found=text)
+    moment = (
+        datetime.datetime.fromtimestamp(int(text), datetime.UTC)
+        if text
+        else datetime.datetime.now(datetime.UTC)
+    )
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

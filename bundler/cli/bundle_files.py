@@ -1,0 +1,41 @@
+"""Reading the small files of a bundle for verbs that show rather than verify."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from bundler.core.manifest import MANIFEST_NAME, Manifest
+from bundler.core.strict_json import MANIFEST_LIMIT
+from bundler.errors import MalformedError, UsageError
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """The bytes of a small regular file, never through a link. Raises MalformedError (`too-large`)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise MalformedError(
+            "too-large",
+            "a document is larger than its limit",
+            where=str(path),
+            expected=f"at most {limit} bytes",
+        )
+    return data
+
+
+def read_manifest(bundle: Path) -> tuple[Manifest, bytes]:
+    """The manifest of a bundle (a folder) or a manifest file itself. Raises UsageError (`not-a-bundle`)."""
+    path = bundle / MANIFEST_NAME if bundle.is_dir() else bundle
+    if not path.is_file():
+        raise UsageError(
+            "not-a-bundle",
+            "there is no sealed bundle here",
+            where=str(bundle),
+            expected="a folder with manifest.json",
+            found="an unfinished build" if bundle.name.endswith(".building") else "no manifest.json",
+            hint="`sealift build SPEC -o FOLDER` makes one",
+        )
+    data = read_small(path, MANIFEST_LIMIT)
+    return Manifest.parse(data), data

@@ -1,0 +1,175 @@
+"""`sealift inspect`: what a bundle says of itself. Shows, never vouches."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bundler.cli.bundle_files import read_manifest, read_small
+from bundler.cli.output import Output, json_option, printable
+from bundler.core import strict_json
+from bundler.core.chunks import FileChunks, split_chunk_list
+from bundler.core.manifest import ATTESTATIONS, Manifest
+from bundler.core.report import Report
+from bundler.core.units import format_bytes
+from bundler.errors import SealiftError
+
+LOCK_RECORD = "payload/records/lock.json"
+LOCK_LIMIT = 256 << 20
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.option("--files", is_flag=True, help="List every file with size and digest.")
+@click.option("--chain", "chained", metavar="FILE", help="Show one file's chain from upstream to signature.")
+@json_option
+def command(bundle: Path, files: bool, chained: str | None, as_json: bool) -> int:
+    """Show what BUNDLE holds, where it came from and who says so.
+
+    Nothing is verified here; `sealift verify` does that.
+    """
+    output = Output(as_json)
+    manifest, data = read_manifest(bundle)
+    digest = hashlib.sha256(data).hexdigest()
+    statements = read_statements(bundle) if bundle.is_dir() else {}
+    if chained:
+        return output.emit(
+            Report(verb="inspect", data=show_chain(bundle, manifest, digest, chained, statements, output))
+        )
+    show_head(manifest, digest, output)
+    show_artifacts(manifest, output)
+    show_statements(statements, output)
+    if files:
+        for entry in manifest.files:
+            output.data(f"{entry.sha256}  {entry.size:>15}  {printable(entry.path)}")
+    output.say("nothing was verified; `sealift verify BUNDLE --policy POLICY` does that")
+    return output.emit(Report(verb="inspect", data=to_json(manifest, digest, statements, files)))
+
+
+def to_json(manifest: Manifest, digest: str, statements: dict[str, Any], files: bool) -> dict[str, Any]:
+    """The inspection for machines; files only when asked for, they can be many."""
+    members = {name: value for name, value in manifest.members.items() if name != "files"}
+    listed = [entry.to_json() for entry in manifest.files] if files else len(manifest.files)
+    return {
+        "verified": False,
+        "manifest": {**members, "sha256": digest, "files": listed, "bytes": manifest.total_bytes},
+        "unknownMembers": list(manifest.unknown_members),
+        "attestations": statements,
+    }
+
+
+def show_head(manifest: Manifest, digest: str, output: Output) -> None:
+    """Name, serial, digest, size, builder."""
+    members = manifest.members
+    tool = members.get("tool") or {}
+    rows = [
+        ("name", members.get("name", "-")),
+        ("channel", f"{manifest.channel}, serial {manifest.serial}"),
+        ("manifest", f"sha256:{digest}"),
+        ("lock", f"sha256:{members['lock']}" if "lock" in members else "-"),
+        ("made", f"{members.get('createdAt', '-')} by {tool.get('name', '?')} {tool.get('version', '')}"),
+        ("holds", f"{len(manifest.files)} files, {format_bytes(manifest.total_bytes)}"),
+    ]
+    for name, text in rows:
+        output.data(f"{name:<12} {printable(str(text))}")
+    for name in manifest.unknown_members:
+        output.data(f"{'unknown':<12} member {printable(name)}, kept and not understood")
+
+
+def show_artifacts(manifest: Manifest, output: Output) -> None:
+    """Each artifact with what it resolved to and its licence; wheels are counted by target."""
+    wheels: dict[str, int] = {}
+    for artifact in manifest.members.get("artifacts", []):
+        if artifact.get("kind") in ("wheels", "tool"):
+            for target in artifact.get("targets", []):
+                wheels[target] = wheels.get(target, 0) + 1
+            continue
+        source = artifact.get("source") or {}
+        asked = source.get("asked", artifact.get("id"))
+        text = f"{asked} = {source.get('resolved', '?')} ({_license_text(artifact)})"
+        output.data(f"{artifact.get('kind', '?'):<12} {printable(text)}")
+    for target, count in sorted(wheels.items()):
+        output.data(f"{'wheels':<12} {printable(target)}: {count}")
+    for entry in manifest.members.get("launch", []):
+        engine = entry.get("engine") or {}
+        runs_on = f"{engine.get('name')} {engine.get('version')}"
+        text = f"{entry.get('profile')}: {entry.get('servedName')} on {runs_on}"
+        output.data(f"{'profile':<12} {printable(text)}")
+
+
+def _license_text(artifact: dict[str, Any]) -> str:
+    facts = artifact.get("license") or {}
+    return str(facts.get("concluded") or facts.get("declared") or "licence not declared")
+
+
+def show_statements(statements: dict[str, Any], output: Output) -> None:
+    """The attestations by what they claim to say."""
+    for name, statement in statements.items():
+        output.data(
+            printable(f"{'attestation':<12} {name}: {statement.get('predicateType', statement.get('error'))}")
+        )
+    if not statements:
+        output.data(f"{'attestation':<12} none: the bundle is not signed")
+
+
+def read_statements(bundle: Path) -> dict[str, Any]:
+    """File name to predicate type and subjects, as claimed; a file that cannot be read says why."""
+    found: dict[str, Any] = {}
+    folder = bundle / ATTESTATIONS
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        try:
+            found[path.name] = _statement(path)
+        except (SealiftError, OSError, ValueError, KeyError, TypeError) as error:
+            found[path.name] = {"error": f"cannot be read: {error}"}
+    return found
+
+
+def _statement(path: Path) -> dict[str, Any]:
+    envelope = strict_json.loads(
+        read_small(path, strict_json.ATTESTATION_LIMIT), limit=strict_json.ATTESTATION_LIMIT, where=path.name
+    )
+    statement = json.loads(base64.b64decode(envelope["dsseEnvelope"]["payload"], validate=True))
+    return {
+        "predicateType": str(statement["predicateType"]),
+        "subjects": [str(subject["digest"]["sha256"]) for subject in statement["subject"]],
+    }
+
+
+def show_chain(
+    bundle: Path, manifest: Manifest, digest: str, name: str, statements: dict[str, Any], output: Output
+) -> dict[str, Any]:
+    """Print the chain of one file and give it back for machines."""
+    from bundler.records.chain import chain, find_entry
+
+    entry = find_entry(manifest, name)
+    lock_bytes = read_small(bundle / LOCK_RECORD, LOCK_LIMIT)
+    links = chain(
+        manifest,
+        digest,
+        entry,
+        lock=strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=LOCK_RECORD),
+        lock_sha256=hashlib.sha256(lock_bytes).hexdigest(),
+        chunks=_chunks(bundle, manifest, entry.path),
+        subjects={file: item.get("subjects", []) for file, item in statements.items()},
+    )
+    output.data(printable(entry.path))
+    for link in links:
+        mark = {True: "agrees", False: "DIFFERS", None: ""}[link.agrees]
+        output.data(f"  {link.step:<20} {printable(link.says)} {mark}".rstrip())
+    output.say("records compared with records; `sealift verify` compares them with the bytes")
+    return {
+        "path": entry.path,
+        "chain": [{"step": link.step, "says": link.says, "agrees": link.agrees} for link in links],
+    }
+
+
+def _chunks(bundle: Path, manifest: Manifest, path: str) -> FileChunks | None:
+    if manifest.chunks is None:
+        return None
+    data = read_small(bundle / manifest.chunks.path, strict_json.MANIFEST_LIMIT)
+    return next((part for part in split_chunk_list(manifest, data) if part.entry.path == path), None)
