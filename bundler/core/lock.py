@@ -187,9 +187,9 @@ class Lock(Strict):
     @classmethod
     def parse(cls, data: bytes, *, where: str) -> Lock:
         """The lock that `data` says. Raises MalformedError (`bad-lock`) with the path of each fault."""
-        value = strict_json.loads(data, limit=LOCK_LIMIT, where=where)
+        strict_json.loads(data, limit=LOCK_LIMIT, where=where)
         try:
-            return cls.model_validate(value)
+            return cls.model_validate_json(data, strict=True, by_alias=True, by_name=False)
         except ValidationError as error:
             first = error.errors()[0]
             raise MalformedError(

@@ -8,16 +8,85 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from packaging.requirements import InvalidRequirement, Requirement
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+from bundler.core.paths import path_fault
+from bundler.core.units import parse_size
+from bundler.errors import UsageError
+
 API_VERSION = "sealift/v1"
+
+
+def _glob(text: str) -> str:
+    """Matched against paths in the repository: nothing absolute, nothing that climbs."""
+    if text.startswith("/") or "\\" in text or ".." in text.split("/"):
+        raise ValueError(
+            "a pattern is matched against relative paths with `/`; no leading `/`, no `..`, no `\\`"
+        )
+    return text
+
+
+def _bundle_path(text: str) -> str:
+    fault = path_fault(text)
+    if fault:
+        raise ValueError(f"not a path for a bundle: {fault}")
+    return text
+
+
+def _file_name(text: str) -> str:
+    if "/" in text:
+        raise ValueError("a file name, not a path: it holds `/`")
+    return _bundle_path(text)
+
+
+def _requirement(text: str) -> str:
+    """What an index can answer: a project and versions of it, no address."""
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"not a requirement such as vllm==0.19.1: {str(error).splitlines()[0]}") from error
+    if requirement.url:
+        raise ValueError(
+            "a requirement names a project and versions, never an address: give an index instead"
+        )
+    return text
+
+
+def _size_text(text: str) -> str:
+    try:
+        parse_size(text)
+    except UsageError as error:
+        raise ValueError("a size such as 768GiB or 141GB") from error
+    return text
+
+
+def _public_url(text: str) -> str:
+    """The address enters the lock, so it must not hold a secret."""
+    if "@" in text.split("://", 1)[1].split("/", 1)[0]:
+        raise ValueError("an address with a user name or password would put it in the lock: leave it out")
+    return text
+
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
 """A short name used in file names and on the command line."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400, strict=True)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Platform = Annotated[str, StringConstraints(pattern=r"^linux/(amd64|arm64)$")]
+Glob = Annotated[Text, AfterValidator(_glob)]
+"""A pattern over paths in a repository; `*` also matches `/`."""
+PathText = Annotated[Text, AfterValidator(_bundle_path)]
+"""A relative path that obeys format.md section 1."""
+FileName = Annotated[Text, AfterValidator(_file_name)]
+RequirementText = Annotated[Text, AfterValidator(_requirement)]
+"""A PEP 508 requirement without an address."""
+SizeText = Annotated[
+    str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)? ?[KMGTP]i?B$"), AfterValidator(_size_text)
+]
+"""A size with its unit: `768GiB` is 2^30 bytes each, `141GB` 10^9."""
+WebAddress = Annotated[Text, StringConstraints(pattern=r"^https?://[^/\s]+"), AfterValidator(_public_url)]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 WeightFormat = Literal["block-fp8", "bf16", "int4", "gguf", "any"]
 EngineName = Literal["vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers"]
 Accelerator = Literal["cuda", "rocm", "cpu"]
@@ -38,15 +107,17 @@ class Strict(BaseModel):
 class ModelSpec(Strict):
     """A model repository on a Hugging Face Hub."""
 
-    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+    repo: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    ]
     """Repository as `organisation/name`."""
     revision: Text = "main"
     """Branch, tag or commit; the lock pins the 40-hex commit."""
     id: Identifier | None = None
     """Short name for launch profiles; the lower-cased repository name when left out."""
-    include: tuple[Text, ...] = ("*",)
+    include: Annotated[tuple[Glob, ...], Field(min_length=1)] = ("*",)
     """Glob patterns of files to take; `*` also matches `/`."""
-    exclude: tuple[Text, ...] = ()
+    exclude: tuple[Glob, ...] = ()
     """Glob patterns of files to leave out."""
     format: WeightFormat = "any"
     """What the weights must be; checked in the files themselves before sealing."""
@@ -81,7 +152,7 @@ class EngineSpec(Strict):
 
     name: EngineName
     """Which engine it is: decides flags, environment and checks."""
-    requirement: Text
+    requirement: RequirementText
     """Requirement such as `vllm==0.19.1`."""
     id: Identifier | None = None
     """Short name for launch profiles and folders; the engine's name when left out."""
@@ -99,9 +170,9 @@ class EngineSpec(Strict):
     """Further indexes, used only through `sources`."""
     sources: dict[Text, Identifier] = Field(default_factory=dict)
     """Project name to index name."""
-    overrides: tuple[Text, ...] = ()
+    overrides: tuple[RequirementText, ...] = ()
     """Requirements that replace what packages ask for."""
-    with_: tuple[Text, ...] = Field(default=(), alias="with")
+    with_: tuple[RequirementText, ...] = Field(default=(), alias="with")
     """Further requirements to install beside the engine."""
 
     @property
@@ -122,7 +193,7 @@ class ImageSpec(Strict):
 
     reference: Text
     """Registry reference with a tag, a digest or both."""
-    platforms: tuple[Platform, ...] = ("linux/amd64",)
+    platforms: Annotated[tuple[Platform, ...], Field(min_length=1)] = ("linux/amd64",)
     """Platforms carried in full."""
     plain_http: bool = False
     """Talk to the registry without TLS: loopback and test registries only."""
@@ -131,9 +202,9 @@ class ImageSpec(Strict):
 class FileSpec(Strict):
     """Any other file: from a URL with its SHA-256, or from this machine."""
 
-    path: Text
+    path: PathText
     """Where it goes below `payload/files/`."""
-    url: Text | None = None
+    url: WebAddress | None = None
     """Where to fetch it."""
     sha256: Sha256 | None = None
     """Its digest; needed with `url`."""
@@ -154,12 +225,12 @@ class DocumentSpec(Strict):
 
     source: Text
     """A local path, relative to the spec."""
-    name: Text | None = None
+    name: FileName | None = None
     """File name in the bundle; the source's own name when left out."""
     title: Text | None = None
     """What a reader calls it."""
     applies_to: tuple[Text, ...] = ()
-    """Identifiers of models, engines or images it is about; empty for the whole bundle."""
+    """Identifiers of models and engines or references of images it is about; empty for the whole bundle."""
 
 
 class LaunchSpec(Strict):
@@ -173,7 +244,7 @@ class LaunchSpec(Strict):
     """Identifier of the model."""
     served_name: Text
     """Model name clients must send."""
-    model_file: Text | None = None
+    model_file: PathText | None = None
     """File inside the model to open (first GGUF shard); the model's folder when left out."""
     host: Text = "0.0.0.0"  # noqa: S104 - the reference launch binds all interfaces inside the perimeter
     """Address to bind."""
@@ -183,7 +254,7 @@ class LaunchSpec(Strict):
     """Tokens of context; what the model's configuration says when left out."""
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that share each layer: a power of two."""
-    gpu_memory_utilization: Annotated[str, StringConstraints(pattern=r"^0\.[0-9]{1,2}$")] = "0.90"
+    gpu_memory_utilization: Annotated[str, StringConstraints(pattern=r"^0\.([1-9][0-9]?|0[1-9])$")] = "0.90"
     """Share of each GPU's memory the engine may take, as text (quoted in YAML)."""
     tool_call_parser: Identifier | None = None
     """`kimi_k2` for the Kimi family."""
@@ -195,7 +266,7 @@ class LaunchSpec(Strict):
     """Type of the KV cache when not the model's own."""
     arguments: tuple[Text, ...] = ()
     """Further engine flags, checked against the engine version's flag table."""
-    environment: dict[Text, str] = Field(default_factory=dict)
+    environment: dict[VariableName, str] = Field(default_factory=dict)
     """Further environment variables, from the engine's allow-list only."""
 
     @model_validator(mode="after")
@@ -206,16 +277,32 @@ class LaunchSpec(Strict):
 
 
 class NodeSpec(Strict):
-    """The machine the bundle is sized for."""
+    """The machine the bundle is sized for: its GPUs, its main memory, or both."""
 
-    gpu: Text
-    """GPU kind, such as `H200-141G`; `sealift plan --gpus` lists them."""
-    count: int = Field(ge=1)
-    """GPUs in all."""
+    gpu: Text | None = None
+    """GPU kind, such as `H200-141G`; `sealift plan --gpus` lists them. Left out for a machine without."""
+    count: int = Field(default=0, ge=0, le=4096)
+    """GPUs in all, over all machines that serve together."""
+    memory: SizeText | None = None
+    """Usable memory of one GPU, for a kind that sealift does not know: what `nvidia-smi` prints as total."""
+    ram: SizeText | None = None
+    """Main memory, for engines that compute on the CPU."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> NodeSpec:
+        if (self.gpu is None) != (self.count == 0):
+            raise ValueError("give gpu and count together")
+        if self.gpu is None and self.memory is not None:
+            raise ValueError("memory is that of one GPU: give gpu and count with it; main memory is `ram`")
+        if self.gpu is None and self.ram is None:
+            raise ValueError("give gpu and count, or ram, or all three")
+        return self
 
 
 class Spec(Strict):
     """One bundle as a person asks for it."""
+
+    model_config = ConfigDict(title="sealift spec")
 
     api_version: Literal["sealift/v1"]
     """Version of this file's form."""
@@ -226,31 +313,63 @@ class Spec(Strict):
     serial: int = Field(ge=0, le=2**53 - 1)
     """Never reused in a channel."""
     models: tuple[ModelSpec, ...] = ()
+    """Model repositories to carry."""
     engines: tuple[EngineSpec, ...] = ()
+    """Inference engines to carry as wheels, each with everything it needs."""
     images: tuple[ImageSpec, ...] = ()
+    """Container images to carry."""
     files: tuple[FileSpec, ...] = ()
+    """Any other files to carry."""
     licenses: tuple[DocumentSpec, ...] = ()
+    """Licence texts to carry beside those in the models and wheels."""
     documents: tuple[DocumentSpec, ...] = ()
+    """Opinions, assessments and other documents to carry."""
     launch: tuple[LaunchSpec, ...] = ()
+    """Ways to start a server from the bundle."""
     node: NodeSpec | None = None
+    """The machine it is sized for; a bundle that cannot fit is refused."""
 
     @model_validator(mode="after")
     def _names_agree(self) -> Spec:
-        models = _distinct("models", [model.identifier for model in self.models])
-        engines = _distinct("engines", [engine.identifier for engine in self.engines])
-        _distinct("launch", [profile.profile for profile in self.launch])
-        for profile in self.launch:
-            if profile.model not in models:
-                raise ValueError(f"launch profile {profile.profile} names the unknown model {profile.model}")
-            if profile.engine not in engines:
-                raise ValueError(
-                    f"launch profile {profile.profile} names the unknown engine {profile.engine}"
-                )
+        faults = [*_twice(self), *_unknown_names(self)]
+        if not (self.models or self.engines or self.images or self.files or self.licenses or self.documents):
+            faults.append("nothing to carry: list models, engines, images or files")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
-def _distinct(where: str, names: list[str]) -> set[str]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{where}: the identifier {', '.join(twice)} is used twice; give each its own id")
-    return set(names)
+def _twice(spec: Spec) -> list[str]:
+    """Faults for names that must be distinct."""
+    names = {
+        "models": [model.identifier for model in spec.models],
+        "engines": [engine.identifier for engine in spec.engines],
+        "images": [image.reference for image in spec.images],
+        "files": [item.path for item in spec.files],
+        "launch": [profile.profile for profile in spec.launch],
+    }
+    return [
+        f"{where}: {name} is used twice; give each its own"
+        for where, used in names.items()
+        for name in sorted({name for name in used if used.count(name) > 1})
+    ]
+
+
+def _unknown_names(spec: Spec) -> list[str]:
+    """Faults for names that point to nothing."""
+    models = {model.identifier for model in spec.models}
+    engines = {engine.identifier for engine in spec.engines}
+    about = models | engines | {image.reference for image in spec.images}
+    faults = []
+    for profile in spec.launch:
+        if profile.model not in models:
+            faults.append(f"launch profile {profile.profile} names the unknown model {profile.model}")
+        if profile.engine not in engines:
+            faults.append(f"launch profile {profile.profile} names the unknown engine {profile.engine}")
+    for document in (*spec.licenses, *spec.documents):
+        faults += [
+            f"{document.source} applies to the unknown {name}"
+            for name in document.applies_to
+            if name not in about
+        ]
+    return faults
