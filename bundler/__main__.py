@@ -1,0 +1,5 @@
+"""`python -m bundler` is `sealift`."""
+
+from bundler.cli.app import main
+
+main()
