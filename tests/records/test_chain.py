@@ -1,0 +1,88 @@
+"""The chain of one file from upstream to signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bundler.core.chunks import FileChunks
+from bundler.core.manifest import FileEntry, Manifest, compose
+from bundler.core.paths import BundlePath
+from bundler.errors import UsageError
+from bundler.records.chain import Link, chain, find_entry
+
+COMMIT = "c" * 40
+SNAPSHOT = f"payload/models/models--org--tiny/snapshots/{COMMIT}"
+SHARD = f"{SNAPSHOT}/model.safetensors"
+LOCK: dict[str, Any] = {
+    "models": [
+        {
+            "repo": "org/tiny",
+            "revision": "main",
+            "commit": COMMIT,
+            "files": [
+                {"path": "model.safetensors", "lfsSha256": "a" * 64, "gitBlobSha1": "1" * 40},
+                {"path": "config.json", "gitBlobSha1": "2" * 40},
+            ],
+        }
+    ],
+    "engines": [
+        {"wheels": [{"name": "x", "version": "1", "filename": "x-1-py3-none-any.whl", "sha256": "b" * 64}]}
+    ],
+}
+
+
+def manifest(sha256: str = "a" * 64) -> Manifest:
+    paths = {
+        SHARD: sha256,
+        f"{SNAPSHOT}/config.json": "d" * 64,
+        "payload/wheels/x-1-py3-none-any.whl": "b" * 64,
+    }
+    files = [
+        FileEntry(BundlePath(path), 10, digest) for path, digest in {**paths, "README.md": "e" * 64}.items()
+    ]
+    return Manifest.parse(compose(channel="c", serial=1, files=files, chunks=None, lock="f" * 64))
+
+
+def links_of(name: str, listed: Manifest, *, lock_sha256: str = "f" * 64) -> dict[str, Link]:
+    entry = find_entry(listed, name)
+    chunks = FileChunks(entry=entry, chunk_size=4, digests=bytes(96))
+    subjects = {"release.sigstore.json": ["9" * 64]}
+    found = chain(
+        listed, "9" * 64, entry, lock=LOCK, lock_sha256=lock_sha256, chunks=chunks, subjects=subjects
+    )
+    return {link.step: link for link in found}
+
+
+def test_a_shard_leads_from_its_commit_to_its_signature() -> None:
+    links = links_of("model.safetensors", manifest())
+    assert links["upstream"].says == f"org/tiny at main, commit {COMMIT}"
+    assert links["upstream LFS sha256"].agrees is True
+    assert links["lock"].agrees is True
+    assert links["chunk digests"].says == "3 of 4 bytes each"
+    assert links["attestation"].agrees is True
+
+
+def test_a_broken_link_says_so() -> None:
+    links = links_of("model.safetensors", manifest("0" * 64), lock_sha256="0" * 64)
+    assert links["upstream LFS sha256"].agrees is False
+    assert links["lock"].agrees is False
+
+
+def test_a_small_file_names_its_git_blob_and_a_wheel_its_index() -> None:
+    assert links_of("config.json", manifest())["upstream git blob"].says.startswith("sha1:2222")
+    assert links_of("x-1-py3-none-any.whl", manifest())["upstream"].says == "x 1 from index default"
+    assert links_of("README.md", manifest())["upstream"].says == "none: made by the builder"
+
+
+def test_a_name_that_fits_none_or_several_is_refused() -> None:
+    with pytest.raises(UsageError, match="no-such-file"):
+        find_entry(manifest(), "nothing.txt")
+    files = [
+        FileEntry(BundlePath(path), 1, "a" * 64)
+        for path in ("payload/a/config.json", "payload/b/config.json")
+    ]
+    two = Manifest.parse(compose(channel="c", serial=1, files=files, chunks=None))
+    with pytest.raises(UsageError, match="ambiguous-file"):
+        find_entry(two, "config.json")
