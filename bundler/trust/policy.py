@@ -1,0 +1,408 @@
+"""What the trust policy says about one bundle (format.md section 6). Pure: bytes and values in, result out.
+
+The result explains itself: per requirement the role, who signed, who counted, who did not and why, and
+how many are missing. Signatures are checked by functions that the caller passes in, so that the same
+rules run with `cryptography` here and with the `openssl` program in `verify.pyz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bundler.core.instants import parse_instant
+from bundler.core.manifest import MANIFEST_NAME, Manifest
+from bundler.errors import ExitCode, Finding
+from bundler.trust.authentication import (
+    Attestation,
+    Authentication,
+    Authenticator,
+    VerifyKeyless,
+    VerifySignature,
+)
+from bundler.trust.model_signing_format import oms_fault
+from bundler.trust.policy_document import (
+    OMS_SUBJECT,
+    Identity,
+    PolicyKey,
+    Requirement,
+    Role,
+    TrustPolicy,
+    fold_owner,
+)
+from bundler.trust.statements import RELEASE_TYPE
+
+__all__ = ["PolicyKey", "RequirementOutcome", "TrustPolicy", "TrustResult", "authenticate", "evaluate"]
+
+
+@dataclass(frozen=True)
+class NotCounted:
+    """An attestation of the required type that does not count, and why, in words."""
+
+    attestation: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RequirementOutcome:
+    """How one requirement fared. `counted` are distinct owners; `missing` is how many more are needed.
+
+    `not_checked` names files of unknown content that might have helped but that this program cannot check.
+    """
+
+    requirement: Requirement
+    threshold: int
+    signed_by: tuple[str, ...]
+    counted: tuple[str, ...]
+    not_counted: tuple[NotCounted, ...]
+    not_checked: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> int:
+        """Distinct owners still needed; 0 when the requirement is met."""
+        return max(0, self.threshold - len(self.counted))
+
+    @property
+    def met(self) -> bool:
+        """Whether enough distinct owners counted."""
+        return self.missing == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome for `--json`."""
+        return {
+            "id": self.requirement.id,
+            "role": self.requirement.role,
+            "predicateType": self.requirement.predicate_type,
+            "subject": self.requirement.subject,
+            "where": dict(self.requirement.where),
+            "threshold": self.threshold,
+            "met": self.met,
+            "missing": self.missing,
+            "signedBy": list(self.signed_by),
+            "counted": list(self.counted),
+            "notCounted": [
+                {"attestation": item.attestation, "owner": item.owner, "reason": item.reason}
+                for item in self.not_counted
+            ],
+            "notChecked": list(self.not_checked),
+        }
+
+
+@dataclass(frozen=True)
+class TrustResult:
+    """Steps 4 and 5 of a verification.
+
+    `requirements` is empty when step 4 failed: a later step does not run. `newest_time` is the newest
+    time (seconds since 1970 UTC) in any authenticated record, None when there is none.
+    """
+
+    authentication: Authentication
+    requirements: tuple[RequirementOutcome, ...] = ()
+    decision_findings: tuple[Finding, ...] = ()
+    newest_time: int | None = None
+
+    @property
+    def attestations(self) -> tuple[Attestation, ...]:
+        """The authenticated statements."""
+        return self.authentication.attestations
+
+    @property
+    def authentication_findings(self) -> tuple[Finding, ...]:
+        """What step 4 found."""
+        return self.authentication.findings
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What steps 4 and 5 found."""
+        return self.authentication.findings + self.decision_findings
+
+    @property
+    def not_checked(self) -> tuple[str, ...]:
+        """Attestations whose algorithm this program cannot check; never called verified."""
+        return tuple(item.name for item in self.authentication.unchecked)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found and nothing was left unchecked."""
+        return not self.findings and not self.not_checked
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The code of the gravest finding: authenticity, then malformed, then incomplete."""
+        codes = {finding.exit_code for finding in self.findings}
+        for code in (ExitCode.AUTHENTICITY, ExitCode.MALFORMED, ExitCode.INCOMPLETE):
+            if code in codes:
+                return code
+        return ExitCode.INCOMPLETE if self.not_checked else ExitCode.PASSED
+
+    def to_json(self) -> dict[str, Any]:
+        """The result for `--json`, without the findings."""
+        return {
+            "attestations": [
+                {
+                    "name": item.name,
+                    "predicateType": item.statement.predicate_type,
+                    "key": item.key or None,
+                    "identity": item.identity.owner if item.identity else None,
+                }
+                for item in self.attestations
+            ],
+            "requirements": [outcome.to_json() for outcome in self.requirements],
+            "notChecked": list(self.not_checked),
+        }
+
+
+def evaluate(
+    policy: TrustPolicy,
+    manifest: Manifest,
+    manifest_sha256: str,
+    attestations: Mapping[str, bytes],
+    *,
+    verify_signature: VerifySignature,
+    verify_keyless: VerifyKeyless | None = None,
+) -> TrustResult:
+    """Steps 4 and 5: authenticate every file of `attestations` (name to bytes), then ask the policy.
+
+    `manifest` must have been parsed from the very bytes whose SHA-256 is `manifest_sha256`. Raises nothing
+    of its own; the state (rollback) is `trust.state`'s part of step 5.
+    """
+    authentication = authenticate(
+        policy, attestations, verify_signature=verify_signature, verify_keyless=verify_keyless
+    )
+    if authentication.findings:
+        return TrustResult(authentication)
+    bundle = _Bundle(policy, manifest, manifest_sha256, authentication)
+    requirements = bundle.requirements()
+    return TrustResult(
+        authentication,
+        requirements,
+        (*_revocation_findings(policy, manifest, manifest_sha256), *_unmet(requirements)),
+        bundle.newest_time(),
+    )
+
+
+def authenticate(
+    policy: TrustPolicy,
+    attestations: Mapping[str, bytes],
+    *,
+    verify_signature: VerifySignature,
+    verify_keyless: VerifyKeyless | None = None,
+) -> Authentication:
+    """Step 4 alone: who signed each file, by the keys and identities of the policy."""
+    identities = dict.fromkeys(identity for role in policy.roles.values() for identity in role.identities)
+    return Authenticator(
+        keys=tuple(policy.keys.values()),
+        identities=tuple(identities) if policy.trusted_root_sha256 else (),
+        verify_signature=verify_signature,
+        verify_keyless=verify_keyless,
+    ).authenticate(attestations)
+
+
+def owner_of(policy: TrustPolicy, attestation: Attestation) -> str:
+    """Who the policy says signed it."""
+    if attestation.identity is not None:
+        return attestation.identity.owner
+    key = policy.keys.get(attestation.key)
+    return key.owner if key else ""
+
+
+def signer_fault(policy: TrustPolicy, role: Role, attestation: Attestation) -> str:
+    """Why the signer cannot count for `role`; empty when it can. A revoked key verifies but never counts."""
+    identity: Identity | None = attestation.identity
+    member = identity in role.identities if identity is not None else attestation.key in role.keys
+    if not member:
+        return f"the signer is not in the role {role.name}"
+    if attestation.key in policy.revoked.keys:
+        return f"the key is revoked: {policy.revoked.keys[attestation.key]}"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    """One bundle in front of one policy."""
+
+    policy: TrustPolicy
+    manifest: Manifest
+    manifest_sha256: str
+    authentication: Authentication
+
+    def requirements(self) -> tuple[RequirementOutcome, ...]:
+        """Every requirement's outcome, in the policy's order."""
+        spoken = self._owners_who_spoke()
+        return tuple(self._outcome(requirement, spoken) for requirement in self.policy.require)
+
+    def newest_time(self) -> int | None:
+        """The newest time that an unrevoked signer or the signed manifest states."""
+        stated = [parse_instant(self.manifest.members.get("createdAt"))]
+        for item in self.authentication.attestations:
+            if item.key not in self.policy.revoked.keys:
+                stated += [item.signed_at, *stated_times(item.statement.predicate)]
+        return max((time for time in stated if time is not None), default=None)
+
+    def _owners_who_spoke(self) -> dict[str, set[str]]:
+        """Role to folded owners that fulfil one of its requirements: who is no longer distinct from it."""
+        spoken: dict[str, set[str]] = {name: set() for name in self.policy.roles}
+        for requirement in self.policy.require:
+            for item in self._of_type(requirement):
+                if not self._fault(requirement, item):
+                    spoken[requirement.role].add(fold_owner(owner_of(self.policy, item)))
+        return spoken
+
+    def _of_type(self, requirement: Requirement) -> list[Attestation]:
+        wanted = requirement.predicate_type
+        return [i for i in self.authentication.attestations if i.statement.predicate_type == wanted]
+
+    def _outcome(self, requirement: Requirement, spoken: Mapping[str, set[str]]) -> RequirementOutcome:
+        role = self.policy.roles[requirement.role]
+        counted: dict[str, str] = {}
+        rejected: list[NotCounted] = []
+        items = self._of_type(requirement)
+        for item in items:
+            owner = owner_of(self.policy, item)
+            fault = self._fault(requirement, item) or _distinction_fault(role, owner, spoken, counted)
+            if fault:
+                rejected.append(NotCounted(item.name, owner, fault))
+            else:
+                counted[fold_owner(owner)] = owner
+        return RequirementOutcome(
+            requirement=requirement,
+            threshold=role.threshold,
+            signed_by=tuple(dict.fromkeys(owner_of(self.policy, item) for item in items)),
+            counted=tuple(counted.values()),
+            not_counted=tuple(rejected),
+            not_checked=self._might_help(role),
+        )
+
+    def _might_help(self, role: Role) -> tuple[str, ...]:
+        """Unchecked files that a member of `role` may have signed."""
+        return tuple(
+            item.name
+            for item in self.authentication.unchecked
+            if item.keys.intersection(role.keys) or (item.keyless and role.identities)
+        )
+
+    def _fault(self, requirement: Requirement, item: Attestation) -> str:
+        """Why `item` does not fulfil `requirement`, apart from whose owner counts twice."""
+        return (
+            signer_fault(self.policy, self.policy.roles[requirement.role], item)
+            or self._subject_fault(requirement, item)
+            or self._serial_fault(item)
+            or _where_fault(requirement.where, item.statement.predicate)
+        )
+
+    def _subject_fault(self, requirement: Requirement, item: Attestation) -> str:
+        if requirement.subject == OMS_SUBJECT:
+            return oms_fault(item.statement, self.manifest.files, self.manifest_sha256)
+        # By name and digest: the digest alone would let a statement about another file stand in.
+        digest = item.statement.subjects.get(MANIFEST_NAME)
+        if digest is None:
+            return f"no subject is named {MANIFEST_NAME}"
+        if digest != self.manifest_sha256:
+            return f"it is about another manifest, sha256:{digest}"
+        return ""
+
+    def _serial_fault(self, item: Attestation) -> str:
+        predicate = item.statement.predicate
+        serial = predicate.get("serial", self.manifest.serial)
+        if type(serial) is not int or serial != self.manifest.serial:
+            return f"it is about serial {serial!r}, the manifest has {self.manifest.serial}"[:200]
+        channel = predicate.get("channel", self.manifest.channel)
+        if item.statement.predicate_type == RELEASE_TYPE and channel != self.manifest.channel:
+            return f"it is about channel {channel!r}, the manifest has {self.manifest.channel!r}"[:200]
+        return ""
+
+
+def _distinction_fault(
+    role: Role, owner: str, spoken: Mapping[str, set[str]], counted: Mapping[str, str]
+) -> str:
+    for other in role.distinct_from:
+        if fold_owner(owner) in spoken[other]:
+            return f"{owner} already counts for the role {other}, from which {role.name} is distinct"
+    # A threshold counts people: one person's second key or second signature adds nothing.
+    return f"{owner} already counts once" if fold_owner(owner) in counted else ""
+
+
+def _where_fault(where: Mapping[str, Any], predicate: Mapping[str, Any]) -> str:
+    """Scalars compared exactly, with type: `true`, `1`, `1.0` and `"1"` are four values."""
+    for name, wanted in where.items():
+        if name not in predicate:
+            return f"it does not say {name}"
+        if type(predicate[name]) is not type(wanted) or predicate[name] != wanted:
+            return f"{name} is {predicate[name]!r}, not {wanted!r}"[:200]
+    return ""
+
+
+_TIME_MEMBERS = ("reviewedAt", "approvedAt", "decidedAt", "timeVerified")
+
+
+def stated_times(predicate: Mapping[str, Any]) -> list[int | None]:
+    """The times a predicate gives for its own making; `validUntil` and the like lie ahead."""
+    run = predicate.get("runDetails")
+    metadata = run.get("metadata") if isinstance(run, dict) else None
+    members = [predicate.get(name) for name in _TIME_MEMBERS]
+    if isinstance(metadata, dict):
+        members += [metadata.get("startedOn"), metadata.get("finishedOn")]
+    return [parse_instant(member) for member in members]
+
+
+def _revocation_findings(policy: TrustPolicy, manifest: Manifest, manifest_sha256: str) -> Iterable[Finding]:
+    if manifest_sha256 in policy.revoked.manifests:
+        reason = policy.revoked.manifests[manifest_sha256]
+        yield _finding("revoked-manifest", "this very bundle is revoked", MANIFEST_NAME, found=reason)
+    for entry in manifest.files:
+        if entry.sha256 in policy.revoked.files:
+            reason = policy.revoked.files[entry.sha256]
+            yield _finding("revoked-file", "the bundle holds a revoked file", entry.path, found=reason)
+    floor = policy.min_serial.get(manifest.channel, 0)
+    if manifest.serial < floor:
+        yield _finding(
+            "serial-below-floor",
+            "the bundle is older than the policy allows",
+            f"{MANIFEST_NAME}: serial, channel {manifest.channel}",
+            expected=f"{floor} or later",
+            found=str(manifest.serial),
+        )
+
+
+def _unmet(requirements: Iterable[RequirementOutcome]) -> Iterable[Finding]:
+    for outcome in requirements:
+        if not outcome.met:
+            yield _unmet_finding(outcome)
+
+
+def _unmet_finding(outcome: RequirementOutcome) -> Finding:
+    wanted = outcome.requirement
+    said = f", saying {dict(wanted.where)}" if wanted.where else ""
+    found = [
+        f"{len(outcome.counted)} counted" + (f" ({', '.join(outcome.counted)})" if outcome.counted else "")
+    ]
+    found += [
+        f"{item.attestation} by {item.owner} not counted: {item.reason}" for item in outcome.not_counted
+    ]
+    if not outcome.not_counted and not outcome.counted:
+        found.append("no statement of this type")
+    unchecked = bool(outcome.not_checked)
+    return Finding(
+        "not-checked" if unchecked else "threshold",
+        f"the requirement {wanted.id} "
+        + ("may be met by a signature that cannot be checked here" if unchecked else "is not met"),
+        where=f"policy: require.{wanted.id}, role {wanted.role}",
+        expected=f"{outcome.threshold} distinct owners of {wanted.role} for {wanted.predicate_type}{said}",
+        found="; ".join(found)[:1000],
+        hint="`sealift verify --json` lists all requirements; ask the role's people to sign this manifest",
+        exit_code=ExitCode.INCOMPLETE if unchecked else ExitCode.AUTHENTICITY,
+    )
+
+
+def _finding(reference: str, what: str, where: str, *, expected: str = "", found: str = "") -> Finding:
+    return Finding(
+        reference,
+        what,
+        where=where,
+        expected=expected,
+        found=found,
+        hint="ask the release engineer for a newer bundle",
+        exit_code=ExitCode.AUTHENTICITY,
+    )
