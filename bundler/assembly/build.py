@@ -100,12 +100,12 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         fetched = _missing_bytes(store, jobs)
         _refuse_without_space(store.root, fetched)
         fetch_all(jobs, store, workers=request.workers, progress=progress)
-        _put_documents(request, store)
+        planned.update(_put_documents(request, store))
         contents, findings = check_contents(request.lock, store.root, workers=request.workers)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise PolicyError.of(errors)
-        manifest = _seal(request, store, contents)
+        manifest = _seal(request, store, contents, planned)
     rename_directory(work / "bundle", request.out)
     _remove_work(work)
     return _result(request.out, manifest, fetched, tuple(findings))
@@ -170,10 +170,9 @@ def _refuse_without_space(folder: Path, needed: int) -> None:
         )
 
 
-def _put_documents(request: BuildRequest, store: PayloadStore) -> None:
-    """Everything that is not fetched but follows from the lock."""
-    for path, data in documents(request).items():
-        store.put_bytes(path, data)
+def _put_documents(request: BuildRequest, store: PayloadStore) -> list[str]:
+    """Write everything that is not fetched but follows from the lock; gives back the paths."""
+    return [store.put_bytes(path, data).path for path, data in documents(request).items()]
 
 
 def documents(request: BuildRequest) -> dict[str, bytes]:
@@ -233,7 +232,7 @@ def _wheel_licenses(lock: Lock, root: Path, workers: int) -> Mapping[str, str]:
         return {name: text for name, text in zip(places, declared, strict=True) if text}
 
 
-def _seal(request: BuildRequest, store: PayloadStore, contents: Contents) -> bytes:
+def _seal(request: BuildRequest, store: PayloadStore, contents: Contents, planned: set[str]) -> bytes:
     lock = request.lock
     members = {
         "name": lock.name,
@@ -243,7 +242,14 @@ def _seal(request: BuildRequest, store: PayloadStore, contents: Contents) -> byt
         "lock": lock.sha256,
         "launch": launch_entries(lock),
     }
-    return seal.seal(store, channel=lock.channel, serial=lock.serial, owners=owners(lock), members=members)
+    return seal.seal(
+        store,
+        planned=planned,
+        channel=lock.channel,
+        serial=lock.serial,
+        owners=owners(lock),
+        members=members,
+    )
 
 
 def _remove_work(work: Path) -> None:

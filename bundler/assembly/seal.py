@@ -2,83 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bundler.core.chunks import chunked_entries
-from bundler.core.manifest import CHUNKS_PATH, MANIFEST_NAME, SHA256SUMS_PATH, ChunkList, FileEntry, compose
+from bundler.core.manifest import (
+    CHUNKS_PATH,
+    MANIFEST_NAME,
+    SHA256SUMS_PATH,
+    ChunkList,
+    FileEntry,
+    Manifest,
+    compose,
+)
 from bundler.core.paths import parse_bundle_path
 from bundler.errors import ExitCode, Finding, IntegrityError
 from bundler.storage.payload import PayloadStore, StoredFile
-from bundler.storage.tree import walk_tree
+from bundler.storage.tree import opened_root, tree_findings, walk_tree
 
-
-def closed_world_findings(store: PayloadStore, planned: set[str]) -> list[Finding]:
-    """What is in the tree and not planned, or planned and not there. Nothing of either may be sealed."""
-    tree = walk_tree(store.root)
-    present = set(tree.files)
-    stored = set(store.stored())
-    found = list(tree.findings)
-    found += [
-        _finding("unlisted-file", "a file is in the tree that no lock asked for", p)
-        for p in sorted(present - planned)
-    ]
-    found += [
-        _finding("missing-file", "a file of the lock is not in the tree", p)
-        for p in sorted(planned - present)
-    ]
-    changed = sorted((planned & present) - stored)
-    found += [_finding("changed-file", "a file changed after it was fetched and checked", p) for p in changed]
-    wanted = {path.rsplit("/", depth)[0] for path in planned for depth in range(1, path.count("/") + 1)}
-    empty = sorted(set(tree.directories) - wanted)
-    return found + [_finding("unlisted-directory", "a directory holds nothing of the lock", p) for p in empty]
-
-
-def _finding(reference: str, what: str, path: str) -> Finding:
-    return Finding(
-        reference=reference,
-        what=what,
-        where=path,
-        hint="remove it or put it back, then run the same `sealift build` again",
-        exit_code=ExitCode.INTEGRITY,
-    )
+HINT = "put it right or remove it, then run the same `sealift build` again"
 
 
 def seal(
-    store: PayloadStore, *, channel: str, serial: int, owners: Mapping[str, str], members: Mapping[str, Any]
+    store: PayloadStore,
+    *,
+    planned: Iterable[str],
+    channel: str,
+    serial: int,
+    owners: Mapping[str, str],
+    members: Mapping[str, Any],
 ) -> bytes:
     """Write the chunk list, `SHA256SUMS` and, last, `manifest.json`; gives back the manifest's bytes.
 
-    Every file must be stored already. Raises IntegrityError with all findings when the tree is not
-    exactly what the store holds.
+    `planned` names every file that the lock asks for. Raises IntegrityError with all findings when one of
+    them is gone or changed since it was stored, or when the tree holds anything else.
     """
     for path in (MANIFEST_NAME, SHA256SUMS_PATH, CHUNKS_PATH):
         store.discard(path)
-    _refuse(closed_world_findings(store, set(store.stored())))
-    stored = sorted(store.stored().values(), key=lambda item: item.path)
-    covered = {
-        entry.path for entry in chunked_entries([_entry(item, owners) for item in stored], CHUNKS_PATH)
-    }
-    chunk_list = b"".join(item.chunk_digests for item in stored if item.path in covered)
-    stored.append(store.put_bytes(CHUNKS_PATH, chunk_list))
-    stored.sort(key=lambda item: item.path)
-    sums = "".join(f"{item.sha256}  {item.path}\n" for item in stored)
-    stored.append(store.put_bytes(SHA256SUMS_PATH, sums.encode()))
-    manifest = compose(
-        channel=channel,
-        serial=serial,
-        files=[_entry(item, owners) for item in stored],
-        chunks=ChunkList(path=parse_bundle_path(CHUNKS_PATH), size=store.chunk_size),
-        **members,
-    )
-    _refuse(closed_world_findings(store, {item.path for item in stored}))
+    stored = store.stored()
+    _refuse([_gone(path) for path in sorted(set(planned) - stored.keys())])
+    files = [_entry(item, owners) for item in _by_path(stored.values())]
+    covered = chunked_entries(files, CHUNKS_PATH)
+    chunk_list = b"".join(stored[entry.path].chunk_digests for entry in covered)
+    files.append(_entry(store.put_bytes(CHUNKS_PATH, chunk_list), owners))
+    files.sort(key=lambda entry: entry.path)
+    sums = "".join(f"{entry.sha256}  {entry.path}\n" for entry in files)
+    files.append(_entry(store.put_bytes(SHA256SUMS_PATH, sums.encode()), owners))
+    chunks = ChunkList(path=parse_bundle_path(CHUNKS_PATH), size=store.chunk_size)
+    manifest = compose(channel=channel, serial=serial, files=files, chunks=chunks, **members)
+    _refuse(closed_world_findings(store, manifest))
     store.put_bytes(MANIFEST_NAME, manifest)
     return manifest
+
+
+def closed_world_findings(store: PayloadStore, manifest: bytes) -> list[Finding]:
+    """How the tree differs from what the manifest, not yet written, will say of it."""
+    with opened_root(store.root) as root:
+        found = tree_findings(walk_tree(root), Manifest.parse(manifest), len(manifest))
+    return [finding for finding in found if finding.where != MANIFEST_NAME]
+
+
+def _gone(path: str) -> Finding:
+    return Finding(
+        "planned-file-gone",
+        "a file of the lock is not in the tree, or changed after it was fetched",
+        where=path,
+        hint=HINT,
+        exit_code=ExitCode.INTEGRITY,
+    )
 
 
 def _refuse(findings: list[Finding]) -> None:
     if findings:
         raise IntegrityError.of(findings)
+
+
+def _by_path(items: Iterable[StoredFile]) -> list[StoredFile]:
+    return sorted(items, key=lambda item: item.path)
 
 
 def _entry(item: StoredFile, owners: Mapping[str, str]) -> FileEntry:
