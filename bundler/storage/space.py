@@ -6,6 +6,7 @@ Quotas are not seen: `statvfs` does not tell them.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -141,10 +142,11 @@ def check_space(
     warning `memory-file-system`. Nothing is written.
     """
     folders: dict[Path, dict[str, int]] = {existing_folder(root): {}}
+    nearest = functools.cache(existing_folder)
     for path, size in files.items():
-        folders.setdefault(existing_folder((root / path).parent), {})[path] = size
+        folders.setdefault(nearest((root / path).parent), {})[path] = size
     mounts = _by_mount(folders, begun, existing_folder(root), mountinfo)
-    findings = [finding for mount in mounts for finding in _findings(mount)]
+    findings = [finding for mount in mounts for finding in mount_findings(mount)]
     return SpaceReport(mounts=tuple(mounts), findings=tuple(findings))
 
 
@@ -215,7 +217,8 @@ def parse_mountinfo(text: str) -> list[tuple[str, str, bool]]:
     return mounts
 
 
-def _findings(mount: MountNeed) -> list[Finding]:
+def mount_findings(mount: MountNeed) -> list[Finding]:
+    """What speaks against one file system; nothing when nothing has to be written to it."""
     if not mount.files:
         return []
     return [*_access_findings(mount), *_room_findings(mount), *_file_findings(mount)]
