@@ -125,6 +125,8 @@ class LockedImage(Strict):
     size: Size
     media_type: Text
     plain_http: bool = False
+    complete: bool = True
+    """Whether everything the index lists is carried; an index that lists more is kept as evidence only."""
     platforms: tuple[LockedPlatform, ...]
     referrers: tuple[LockedReferrer, ...] = ()
 
