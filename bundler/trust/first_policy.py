@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bundler.errors import UsageError
 from bundler.trust.keys import PublicKey
 from bundler.trust.model_signing_format import OMS_TYPE
 from bundler.trust.policy_document import (
@@ -54,6 +55,7 @@ def compose_policy(
 
     The bytes are parsed once more: raises MalformedError (`bad-policy`) for what a verifier would refuse.
     """
+    _refuse_two_owners(holders)
     roles: dict[str, dict[str, Any]] = {}
     for holder in holders:
         roles.setdefault(holder.role, {"keys": []})["keys"].append(holder.key.fingerprint)
@@ -74,6 +76,20 @@ def compose_policy(
     data = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     TrustPolicy.parse(data)
     return data
+
+
+def _refuse_two_owners(holders: Sequence[Holder]) -> None:
+    owners: dict[str, str] = {}
+    for holder in holders:
+        owner = owners.setdefault(holder.key.fingerprint, holder.owner)
+        if owner != holder.owner:
+            raise UsageError(
+                "two-owners",
+                "one key is given to two people",
+                where=f"key {holder.key.fingerprint}",
+                expected="one owner",
+                found=f"{owner} and {holder.owner}",
+            )
 
 
 def _key(holder: Holder) -> dict[str, str]:

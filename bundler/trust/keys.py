@@ -140,6 +140,18 @@ def parse_public_key(data: bytes, *, where: str) -> PublicKey:
     return public_from_spki(der, where=where)
 
 
+def owner_line(owner: str) -> str:
+    """The line before a public key's PEM that names its owner; PEM readers skip it (RFC 7468 section 2)."""
+    return f"Owner: {owner}\n" if owner else ""
+
+
+def declared_owner(data: bytes) -> str:
+    """Who a public key file says its owner is; empty when it does not. A proposal, until a policy says so."""
+    head = data.partition(b"-----BEGIN")[0].decode("utf-8", "replace")
+    lines = [line.partition(":")[2].strip() for line in head.splitlines() if line.startswith("Owner:")]
+    return lines[0] if lines else ""
+
+
 def is_private_pem(data: bytes) -> bool:
     """Whether PEM text holds a private key."""
     return b"PRIVATE KEY-----" in data
