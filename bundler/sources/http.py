@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
-from typing import Self
+from typing import Any, Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
@@ -158,13 +158,23 @@ def shown_url(url: str) -> str:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or parts.port == 0:
-            raise ValueError
+        if parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0:
+            return parts
     except ValueError:
-        raise NetworkError(
-            "bad-url", "a URL cannot be used", where=shown_url(url), expected="http or https with a host"
-        ) from None
-    return parts
+        pass
+    raise _bad_url(url)
+
+
+def _bad_url(url: str) -> NetworkError:
+    return NetworkError(
+        "bad-url", "a URL cannot be used", where=shown_url(url), expected="http or https with a host"
+    )
+
+
+class _Session(requests.Session):
+    def resolve_redirects(self, *_given: Any, **_named: Any) -> Iterator[Any]:
+        """Nothing: redirects are followed here, and requests would read their bodies whole."""
+        return iter(())
 
 
 def session(*, connections: int = 32) -> requests.Session:
@@ -172,7 +182,7 @@ def session(*, connections: int = 32) -> requests.Session:
 
     Proxies are those of the environment. It may be shared by threads; `connections` to one host stay open.
     """
-    made = requests.Session()
+    made = _Session()
     adapter = HTTPAdapter(pool_maxsize=connections, max_retries=0)
     made.mount("http://", adapter)
     made.mount("https://", adapter)
@@ -181,6 +191,18 @@ def session(*, connections: int = 32) -> requests.Session:
     made.auth = _leave_as_is
     made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return made
+
+
+def _check_header_values(headers: Mapping[str, str], url: str) -> None:
+    """Raises NetworkError (`bad-header`) before a library quotes the value, perhaps a token, in its error."""
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise NetworkError(
+                "bad-header",
+                "a header cannot be sent: it holds line ends, spaces around it or other than ASCII",
+                where=f"{name} for {shown_url(url)}",
+                hint="a token read from a file or variable may have a line end too many",
+            )
 
 
 def _leave_as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -262,13 +284,14 @@ class HttpByteSource:
 
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
         _split(url)
+        _check_header_values(headers, url)
         times = (self.timeouts.connect, self.timeouts.stall)
         try:
             return self.session.request(
                 method, url, headers=headers, stream=True, allow_redirects=False, timeout=times
             )
-        except requests.exceptions.InvalidURL:
-            raise NetworkError("bad-url", "a URL cannot be used", where=shown_url(url)) from None
+        except (requests.exceptions.InvalidURL, UnicodeError):
+            raise _bad_url(url) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _connection_error(error, url) from None
 
@@ -359,7 +382,10 @@ def _hop(response: requests.Response) -> Hop:
 
 def _redirected(url: str, location: str, hops: int) -> str:
     """The absolute target of a redirect. Raises NetworkError (`redirect`) when it must not be followed."""
-    target = urljoin(url, location)
+    try:
+        target = urljoin(url, location)
+    except ValueError:
+        raise _bad_url(location) from None
     parts = _split(target)
     reason = ""
     if hops > MAX_REDIRECTS:

@@ -154,6 +154,15 @@ class PayloadStore:
         found = ((path, self.kept(path)) for path in sorted(self._kept))
         return {path: file for path, file in found if file is not None}
 
+    def missing_bytes(self, path: str, size: int) -> int:
+        """How many of the `size` bytes of `path` have still to come: 0 when kept, less for a partial."""
+        kept = self.kept(path)
+        if kept is not None and kept.size == size:
+            return 0
+        partial = self.work / "partial" / partial_name(path, size)
+        there = partial.lstat().st_size if partial.is_file() else 0
+        return size - min(there, size)
+
     def writer(
         self,
         path: str,
