@@ -12,9 +12,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+from bundler.core.image_reference import ImageReference
 from bundler.core.paths import path_fault
 from bundler.core.units import parse_size
-from bundler.errors import UsageError
+from bundler.errors import MalformedError, UsageError
 
 API_VERSION = "sealift/v1"
 
@@ -51,6 +52,15 @@ def _requirement(text: str) -> str:
         raise ValueError(
             "a requirement names a project and versions, never an address: give an index instead"
         )
+    return text
+
+
+def _image_reference(text: str) -> str:
+    try:
+        ImageReference.parse(text)
+    except MalformedError as error:
+        found = error.findings[0]
+        raise ValueError(f"{found.what}: {found.expected}" if found.expected else found.what) from error
     return text
 
 
@@ -191,7 +201,7 @@ class EngineSpec(Strict):
 class ImageSpec(Strict):
     """A container image; several platforms of it if wanted."""
 
-    reference: Text
+    reference: Annotated[Text, AfterValidator(_image_reference)]
     """Registry reference with a tag, a digest or both."""
     platforms: Annotated[tuple[Platform, ...], Field(min_length=1)] = ("linux/amd64",)
     """Platforms carried in full."""
@@ -245,7 +255,10 @@ class LaunchSpec(Strict):
     served_name: Text
     """Model name clients must send."""
     model_file: PathText | None = None
-    """File inside the model to open (first GGUF shard); the model's folder when left out."""
+    """File inside the model to open (first GGUF shard), or a pattern that matches one; the lock names it.
+
+    The model's folder when left out.
+    """
     host: Text = "0.0.0.0"  # noqa: S104 - the reference launch binds all interfaces inside the perimeter
     """Address to bind."""
     port: int = Field(default=8000, ge=1, le=65535)

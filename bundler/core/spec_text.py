@@ -42,7 +42,7 @@ def parse_spec(data: bytes, where: str) -> Spec:
         # The JSON door is the strict one: lists and dates as text pass, `"8"` is no number, 1 is not true.
         return Spec.model_validate_json(json.dumps(document.value), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        faults = sorted(error.errors(include_url=False), key=lambda fault: _place(fault, document).line)
+        faults = sorted(_own(error.errors(include_url=False)), key=lambda fault: _place(fault, document).line)
         raise MalformedError.of([_finding(fault, document, where) for fault in faults]) from error
 
 
@@ -67,6 +67,12 @@ def _finding(fault: ErrorDetails, document: Document, where: str) -> Finding:
         exit_code=ExitCode.MALFORMED,
         **words,
     )
+
+
+def _own(faults: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without "too few items" where the items are only too few because each was refused."""
+    below = {fault["loc"][:-1] for fault in faults}
+    return [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in below]
 
 
 def _path(fault: ErrorDetails) -> Path:
