@@ -37,7 +37,7 @@ def sealed(store: PayloadStore) -> bytes:
 
 def test_the_manifest_lists_every_other_file_with_size_and_digest(store: PayloadStore) -> None:
     manifest = Manifest.parse(sealed(store))
-    listed = {entry.path: entry for entry in manifest.files}
+    listed = {str(entry.path): entry for entry in manifest.files}
     assert set(listed) == {*FILES, "payload/chunks.sha256", "SHA256SUMS"}
     for path, entry in listed.items():
         data = (store.root / path).read_bytes()

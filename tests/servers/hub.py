@@ -131,6 +131,11 @@ class FaultyHub(LoopbackHub):
         """Give `fault` to the next `times` requests whose path contains `part`."""
         self._faults.append((part, fault, [times]))
 
+    def heal(self) -> None:
+        """Take all faults back."""
+        with self._faults_guard:
+            self._faults.clear()
+
     def _take(self, request: Request, *kinds: type[Fault]) -> Fault | None:
         with self._faults_guard:
             for part, fault, left in self._faults:
