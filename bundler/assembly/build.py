@@ -27,12 +27,12 @@ from bundler.assembly.artifacts import (
 )
 from bundler.content.model import check_model
 from bundler.content.oci import check_layout
-from bundler.content.wheel import check_wheels
+from bundler.content.wheel import metadata_text
 from bundler.core.lock import Lock, LockedModel
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
 from bundler.errors import Finding, MachineError, PolicyError, UsageError
-from bundler.records.licences import wheel_license
+from bundler.records.licences import declared_license
 from bundler.sources.fetch import fetch_all
 from bundler.sources.jobs import FetchJob
 from bundler.storage.atomic import rename_directory
@@ -228,7 +228,7 @@ def _wheel_licenses(lock: Lock, root: Path, workers: int) -> Mapping[str, str]:
         for wheel in engine.wheels
     }
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        declared = pool.map(wheel_license, places.values())
+        declared = pool.map(lambda path: declared_license(metadata_text(path)), places.values())
         return {name: text for name, text in zip(places, declared, strict=True) if text}
 
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
 from email.parser import HeaderParser
-from pathlib import Path
 
-METADATA_LIMIT = 4 << 20
 SHORT = 80
 """A `License` header longer than this is a licence text, not a name."""
 
 
-def wheel_license(path: Path) -> str | None:
-    """What a wheel's metadata declares: `License-Expression`, a short `License`, or its classifiers.
+def declared_license(metadata: str) -> str | None:
+    """What a distribution's core metadata declares; None when it declares nothing.
 
-    None when it declares nothing. Core metadata specification, packaging.python.org, sections License,
-    License-Expression and Classifier.
+    `License-Expression` first, then a short `License`, then the classifiers. Core metadata specification
+    (packaging.python.org), sections License, License-Expression and Classifier.
     """
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            parts = member.filename.split("/")
-            if len(parts) == 2 and parts[0].endswith(".dist-info") and parts[1] == "METADATA":
-                if member.file_size > METADATA_LIMIT:
-                    return None
-                return _declared(archive.read(member).decode("utf-8", "replace"))
-    return None
-
-
-def _declared(metadata: str) -> str | None:
     headers = HeaderParser().parsestr(metadata)
     expression = headers.get("License-Expression")
     if expression:
