@@ -119,7 +119,7 @@ class LoopbackServer:
     def __enter__(self) -> Self:
         self.closing.clear()
         self._server = _Server(self, self._port)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="loopback")
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="loopback")
         self._thread.start()
         return self
 
