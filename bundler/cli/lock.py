@@ -1,0 +1,136 @@
+"""`sealift lock`: pin everything a spec asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bundler.cli.output import Output, json_option
+from bundler.core.report import Report
+from bundler.core.units import format_bytes
+from bundler.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from bundler.core.lock import Lock
+
+
+@click.command()
+@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The lock. [default: NAME.lock.json beside the spec]",
+)
+@click.option(
+    "--check", is_flag=True, help="Write nothing; say whether locking again would pin something else."
+)
+@json_option
+def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
+    """Pin every name in SPEC: a commit, a size and a digest for each file, wheel and image.
+
+    The lock holds no address of an index and no secret; keep it under version control beside the spec. Tokens
+    come from the environment (HF_TOKEN) or the Hub client's token file.
+
+    With --check the exit code is 0 when upstream still answers as locked, and 12 when it does not: nothing is
+    wrong with the lock then, but somebody has to decide whether to take what is there now.
+    """
+    from bundler.assembly.locking import make_lock, spec_warnings
+    from bundler.core.spec_text import parse_spec
+    from bundler.storage.atomic import write_atomic
+
+    output, target = Output(as_json), target or lock_path(spec)
+    data = spec.read_bytes()
+    parsed = parse_spec(data, str(spec))
+    before = read_old(target, spec) if check else None
+    lock = make_lock(parsed, data, spec.resolve().parent, say=output.say)
+    if before is not None:
+        return output.emit(compared(before, lock, target, output))
+    write_atomic(target, lock.to_bytes())
+    for line in summary(lock):
+        output.data(line)
+    output.data(f"lock      {target}, sha256:{lock.sha256}")
+    output.say(f"next: sealift plan {spec} --to DIR")
+    report = Report(verb="lock", findings=spec_warnings(parsed, lock), data=as_data(lock, target))
+    return output.emit(report)
+
+
+def lock_path(spec: Path) -> Path:
+    """Where the lock of a spec lies when nothing else is said: `<stem>.lock.json` beside it."""
+    return spec.with_name(f"{spec.stem}.lock.json")
+
+
+def read_old(path: Path, spec: Path) -> Lock:
+    """The lock to compare with. Raises UsageError (`no-lock`)."""
+    from bundler.core.lock import Lock
+
+    if not path.is_file():
+        hint = f"`sealift lock {spec}` writes it"
+        raise UsageError("no-lock", "there is no lock to compare with", where=str(path), hint=hint)
+    return Lock.parse(path.read_bytes(), where=str(path))
+
+
+def compared(before: Lock, now: Lock, path: Path, output: Output) -> Report:
+    """What moved: passed when nothing did."""
+    from bundler.assembly.locking import lock_changes
+
+    changes = lock_changes(before, now)
+    if not changes:
+        output.data(f"{path}: upstream answers as locked")
+    else:
+        output.data(f"{path}: {len(changes)} changes upstream since it was locked")
+    return Report(
+        verb="lock",
+        verdict="failed" if changes else "passed",
+        exit_code=ExitCode.POLICY if changes else ExitCode.PASSED,
+        findings=tuple(change.finding() for change in changes),
+        data={"lock": str(path), "changed": bool(changes)},
+    )
+
+
+def summary(lock: Lock) -> Iterator[str]:
+    """What the lock pins, a line for each item."""
+    for model in lock.models:
+        size = format_bytes(sum(file.size for file in model.files))
+        yield f"model     {model.repo} at {model.commit}: {len(model.files)} files, {size}"
+    for label, engines in (("engine", lock.engines), ("tools", lock.tools)):
+        for engine in engines:
+            size = format_bytes(sum(wheel.size for wheel in engine.wheels))
+            yield f"{label:<9} {engine.folder}, version {engine.version}: {len(engine.wheels)} wheels, {size}"
+    for image in lock.images:
+        platforms = ", ".join(platform.platform for platform in image.platforms)
+        yield f"image     {image.reference}: {image.digest}, {platforms}"
+    if lock.files:
+        yield f"files     {len(lock.files)}, {format_bytes(sum(file.size for file in lock.files))}"
+
+
+def as_data(lock: Lock, path: Path) -> dict[str, Any]:
+    """The summary for machines."""
+    return {
+        "lock": {"path": str(path), "sha256": lock.sha256},
+        "models": [
+            {
+                "id": model.id,
+                "repo": model.repo,
+                "commit": model.commit,
+                "files": len(model.files),
+                "bytes": sum(file.size for file in model.files),
+            }
+            for model in lock.models
+        ],
+        "engines": [
+            {
+                "folder": engine.folder,
+                "version": engine.version,
+                "wheels": len(engine.wheels),
+                "bytes": sum(wheel.size for wheel in engine.wheels),
+            }
+            for engine in (*lock.engines, *lock.tools)
+        ],
+        "images": [{"reference": image.reference, "digest": image.digest} for image in lock.images],
+        "files": len(lock.files),
+    }
