@@ -200,7 +200,7 @@ def _tell(
 
 
 def _replace(path: Path, expected: bytes, data: bytes) -> None:
-    """Put `data` in the place of the policy that was checked, with its mode, unless that changed meanwhile."""
+    """Put `data` in the place of the policy that was checked, with its mode, unless it changed meanwhile."""
     from bundler.errors import MachineError
     from bundler.storage.atomic import write_atomic
 

@@ -244,7 +244,14 @@ def check_shape(value: object, shape: Shape, *, where: str, reference: str) -> N
             _refuse(reference, where, " or ".join(_TYPE_NAMES[kind] for kind in types), value)
 
 
-_TYPE_NAMES = {str: "text", int: "an integer", bool: "true or false", dict: "an object", list: "a list"}
+_TYPE_NAMES = {
+    str: "text",
+    int: "an integer",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+    type(None): "null",
+}
 
 
 def _check_object(value: object, shape: Mapping[str, Any], where: str, reference: str) -> None:
@@ -263,6 +270,9 @@ def _check_object(value: object, shape: Mapping[str, Any], where: str, reference
 
 
 _WHAT = {
+    "bad-policy": "the trust policy does not have its form",
+    "bad-key": "a key of the policy does not have its form",
+    "bad-state": "the state does not have its form",
     "bad-envelope": "an attestation is not a Sigstore bundle v0.3 with a DSSE envelope",
     "payload-type": "an attestation carries another payload type than in-toto",
     "signature-count": "an attestation does not have exactly one signature",
