@@ -112,7 +112,7 @@ def listing_findings(
     for sibling in siblings:
         sha256 = sibling.lfs.sha256 if sibling.lfs else None
         told = _facts(sibling.size, sibling.blob_id, sha256)
-        known = tree.get(sibling.rfilename, "not there")
+        known = tree.get(str(sibling.rfilename), "not there")
         if told != known:
             findings.append(_disagreement(f"{where}: {sibling.rfilename}", told, known))
     return findings

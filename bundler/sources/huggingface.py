@@ -282,7 +282,8 @@ def declared_license(card: Any) -> str | None:
         declared = getattr(card, "license_name", None) or declared
     names = declared if isinstance(declared, list) else [declared]
     text = ", ".join(name.strip() for name in names if isinstance(name, str))
-    return text[:400] or None
+    # It is somebody's text on its way into the lock: one line that a terminal can show.
+    return "".join(character for character in text if character.isprintable())[:400].strip() or None
 
 
 def _client(

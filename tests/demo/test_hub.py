@@ -217,3 +217,10 @@ def test_it_runs_as_a_program(folder: Path, tmp_path: Path) -> None:
         assert requests.get(f"{url}/api/models/{REPO}", timeout=5).json()["id"] == REPO
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bundler.demo.hub", str(tmp_path / "absent")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "absent is no folder" in done.stderr

@@ -66,6 +66,9 @@ RETRIES = RetryPolicy(tries=4, first=0.01, longest=0.05)
 PATIENCE = Patience(retries=RETRIES, timeouts=Timeouts(connect=2, stall=0.4))
 
 
+ODD = b'{"id": "harbour/tiny-model", "sha": "%s", "siblings": [{"rfilename": {}}]}' % (b"a" * 40)
+
+
 def shard_bytes(size: int = 300_000) -> bytes:
     header = json.dumps({"a": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
     return struct.pack("<Q", len(header)) + header + os.urandom(size)
@@ -88,6 +91,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / "empty.txt").write_bytes(b"")
     (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
     (folder / "code" / "modeling tiny.py").write_text("print('#')")
+    (folder / "code" / "größe 100%25 #1?.txt").write_text("a name that needs quoting")
     (folder / SHARD).write_bytes(shard_bytes())
     return folder
 
@@ -165,7 +169,11 @@ def test_a_commit_can_be_asked_for(hub: FaultyHub) -> None:
 
 def test_patterns_choose_files(hub: FaultyHub) -> None:
     model = resolve(hub, include=("*.json", "code/", "*.md", "*.gguf"), exclude=("*.md",))
-    assert [file.path for file in model.files] == ["code/modeling tiny.py", "config.json"]
+    assert [file.path for file in model.files] == [
+        "code/größe 100%25 #1?.txt",
+        "code/modeling tiny.py",
+        "config.json",
+    ]
     assert unmatched_includes(model) == ("*.md", "*.gguf")
 
 
@@ -317,7 +325,7 @@ def test_an_answer_of_something_else_is_no_traceback(hub: FaultyHub, body: bytes
     hub.answer = lambda request: Answer(body=body)  # type: ignore[method-assign]
     with pytest.raises((NetworkError, MalformedError)) as caught:
         resolve(hub)
-    assert caught.value.reference in ("hub-answer", "model-renamed")
+    assert caught.value.reference in ("hub-answer", "model-renamed", "bad-json")
 
 
 @pytest.mark.parametrize(
@@ -838,6 +846,9 @@ def test_what_is_not_small_or_not_locked_is_not_read(hub: FaultyHub) -> None:
         ({"license": "other"}, "other"),
         ({"license": ["mit", "apache-2.0"]}, "mit, apache-2.0"),
         ({"license": 5}, None),
+        ({"license": "  "}, None),
+        ({"license": "mit\x1b[2J\ud800\n"}, "mit[2J"),
+        ({"license": "x" * 900}, "x" * 400),
         ({}, None),
     ],
 )
