@@ -1,0 +1,149 @@
+"""`sealift verify`: is this bundle what it says, by the people the policy names, byte for byte?"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bundler.cli.output import Output, json_option, printable
+from bundler.cli.progress import make_progress
+from bundler.cli.trust_options import perimeter, trust_options
+from bundler.core.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from bundler.trust.policy import RequirementOutcome, TrustResult
+    from bundler.verification.verify import VerificationResult
+
+SHOWN_NOT_CHECKED = 12
+_MARKS = {
+    "passed": ("✔", "green"),
+    "failed": ("✘", "red"),
+    "incomplete": ("…", "yellow"),
+    "not-run": ("·", "yellow"),
+    "not-checked": ("·", "yellow"),
+    "beyond-level": ("·", None),
+}
+_VERDICTS = {
+    "signatures": "SIGNATURES GOOD. The manifest is signed as the policy requires; no file was looked at.",
+    "quick": "SIGNATURES AND FILE LIST GOOD. Names, sizes and headers fit; the contents were not read.",
+    "full": "VERIFIED. Every byte of the bundle is what was signed, by the people the policy requires.",
+}
+
+
+@click.command(
+    epilog="Exit codes: 0 verified, 10 bytes differ, 11 signatures or roles, 12 policy rules, 13 incomplete."
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@trust_options
+@click.option(
+    "--level",
+    type=click.Choice(("signatures", "quick", "full")),
+    default="full",
+    show_default=True,
+    help="signatures: who signed; quick: also names, sizes and headers; full: every byte.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Continue an interrupted full verification instead of beginning again."
+)
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 1024), default=None, help="Parallel readers.  [default: all cores]"
+)
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@json_option
+def command(
+    bundle: Path,
+    policy: Path,
+    state: Path | None,
+    first_use: str | None,
+    level: str,
+    resume: bool,
+    jobs: int | None,
+    no_progress: bool,
+    as_json: bool,
+) -> int:
+    """Check BUNDLE (a folder) against the trust policy, offline.
+
+    Nothing is changed in the bundle and no network is used. Only a full verification that passes is
+    remembered, so that an older bundle or policy is refused from then on.
+    """
+    from bundler.verification.verify import verify_bundle
+
+    result = verify_bundle(
+        bundle,
+        perimeter(policy, state, first_use),
+        level=level,
+        workers=jobs,
+        progress=make_progress(wanted=not (no_progress or as_json)),
+        resume=resume,
+    )
+    output = Output(as_json)
+    _tell(output, result)
+    code = output.emit(result.report)
+    _conclude(output, result, bundle, level)
+    return code
+
+
+def _tell(output: Output, result: VerificationResult) -> None:
+    """What was looked at, step by step, and who signed what."""
+    data = result.report.data
+    if data["manifest"] is not None:
+        manifest = data["manifest"]
+        title = f"{manifest['name'] or 'bundle'}, channel {manifest['channel']}, serial {manifest['serial']}"
+        output.say(click.style(printable(title), bold=True))
+        output.say(f"manifest sha256:{manifest['sha256']}")
+    output.say(f"policy   sha256:{data['policy']['sha256']}")
+    output.say()
+    for outcome in result.outcomes:
+        mark, colour = _MARKS[outcome.status]
+        text = f"{outcome.number:>2} {outcome.name}"
+        output.say(f"{click.style(mark, fg=colour)} {text}: {printable(outcome.detail or outcome.status)}")
+    output.say()
+
+
+def _conclude(output: Output, result: VerificationResult, bundle: Path, level: str) -> None:
+    """Who vouches, what was read, the verdict in plain words, and the next command."""
+    report = result.report
+    if result.verified is not None:
+        _tell_signers(output, result.verified.trust)
+    _tell_read(output, result)
+    if report.verdict == "passed":
+        output.data(click.style(_VERDICTS[level], fg="green", bold=True))
+        if level != "full":
+            output.data(f"next: sealift verify {shlex.quote(str(bundle))} --level full")
+        return
+    failed = [outcome for outcome in result.outcomes if outcome.status in ("failed", "incomplete")]
+    where = ", ".join(f"step {outcome.number} ({outcome.name})" for outcome in failed)
+    word = "INCOMPLETE" if report.verdict == "incomplete" else "REFUSED"
+    output.data(click.style(f"{word}: {where}. Do not install or launch this bundle.", fg="red", bold=True))
+
+
+def _tell_signers(output: Output, trust: TrustResult) -> None:
+    for outcome in trust.requirements:
+        output.say(f"{click.style('✔', fg='green')} {_requirement(outcome)}")
+    output.say()
+
+
+def _requirement(outcome: RequirementOutcome) -> str:
+    people = ", ".join(outcome.counted)
+    wanted = outcome.requirement
+    said = (
+        f" saying {', '.join(f'{name}={value}' for name, value in wanted.where.items())}"
+        if wanted.where
+        else ""
+    )
+    role = f"{people} for the role {wanted.role} ({outcome.threshold} needed)"
+    return printable(f"{wanted.id}: {role}, {wanted.predicate_type}{said}")
+
+
+def _tell_read(output: Output, result: VerificationResult) -> None:
+    data = result.report.data
+    read = f"read {format_bytes(data['bytesRead'])} in {format_seconds(data['seconds'])}"
+    if data["bytesTrustedFromEarlierRun"]:
+        trusted = format_bytes(data["bytesTrustedFromEarlierRun"])
+        read += f"; {trusted} not read again, trusted from the interrupted run"
+    output.say(read)
+    for text in data["notChecked"][:SHOWN_NOT_CHECKED]:
+        output.say(f"not checked: {printable(text)}")

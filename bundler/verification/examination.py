@@ -1,0 +1,335 @@
+"""What is looked at in each step, for one bundle: the part that `verify.pyz` shares (steps 1-6 and 8).
+
+An examination is filled step by step; each method is one step of format.md section 8 and may rely on the
+ones before it. Everything is opened relative to one descriptor of the bundle's folder, without following
+links, and the manifest's bytes are read once. Standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bundler.core.chunks import FileChunks, chunk_count, split_chunk_list
+from bundler.core.manifest import ATTESTATIONS, MANIFEST_NAME, FileEntry, Manifest
+from bundler.core.progress import Progress, SilentProgress
+from bundler.core.strict_json import ATTESTATION_LIMIT, MANIFEST_LIMIT
+from bundler.core.units import format_bytes
+from bundler.errors import ExitCode, Finding, IntegrityError
+from bundler.storage.hashing import Unit, as_one_chunk, available_cores, hash_units, plan_units
+from bundler.storage.tree import (
+    Stamp,
+    Tree,
+    changed_findings,
+    open_beneath,
+    read_small,
+    tree_findings,
+    walk_tree,
+)
+from bundler.trust.authentication import MAX_ATTESTATIONS, VerifyKeyless, VerifySignature
+from bundler.trust.policy import TrustPolicy, TrustResult, evaluate
+from bundler.verification.steps import Checked
+
+SMALL_FILES_LIMIT = 256 << 20
+"""Bytes of all attestations together: bounds the memory a hostile bundle can ask for."""
+
+
+class Journal(Protocol):
+    """Remembers verified ranges between runs."""
+
+    def trusts(self, unit: Unit) -> bool:
+        """Whether an earlier run verified exactly this range of exactly this file."""
+
+    def record(self, unit: Unit) -> None:
+        """This range is verified now."""
+
+
+@dataclass
+class Examination:
+    """One bundle in front of one verifier. The members below the line are filled by the steps.
+
+    `open_journal` takes the digests of the manifest and of the chunk list (empty without one) and gives back
+    the journal that belongs to them, or None.
+    """
+
+    root: int
+    policy_bytes: bytes
+    verify_signature: VerifySignature
+    verify_keyless: VerifyKeyless | None = None
+    open_journal: Callable[[str, str], Journal | None] = lambda manifest, chunks: None
+    workers: int = field(default_factory=available_cores)
+    progress: Progress = field(default_factory=SilentProgress)
+    # ----
+    policy: TrustPolicy | None = None
+    manifest: Manifest | None = None
+    manifest_sha256: str = ""
+    manifest_size: int = 0
+    attestations: Mapping[str, bytes] = field(default_factory=dict)
+    trust: TrustResult | None = None
+    tree: Tree | None = None
+    bytes_read: int = 0
+    bytes_trusted: int = 0
+    hashing_seconds: float = 0.0
+    _stamps: dict[str, Stamp] = field(default_factory=dict)
+
+    @property
+    def policy_sha256(self) -> str:
+        """The digest of the policy's bytes."""
+        return hashlib.sha256(self.policy_bytes).hexdigest()
+
+    def check_policy(self) -> Checked:
+        """Step 1: the policy has its form. Whether it may replace an older one is the state's part."""
+        self.policy = TrustPolicy.parse(self.policy_bytes)
+        return Checked(detail=f"policy version {self.policy.version}, sha256:{self.policy_sha256}")
+
+    def check_small_files(self) -> Checked:
+        """Step 2: the manifest and every attestation are small enough to be read into memory."""
+        findings = _size_findings(MANIFEST_NAME, _size(self.root, MANIFEST_NAME), MANIFEST_LIMIT)
+        names, findings_of_names = _attestation_names(self.root)
+        sizes = {name: _size(self.root, f"{ATTESTATIONS}/{name}") for name in names}
+        for name, size in sizes.items():
+            findings += _size_findings(f"{ATTESTATIONS}/{name}", size, ATTESTATION_LIMIT)
+        findings += _size_findings(ATTESTATIONS, sum(size or 0 for size in sizes.values()), SMALL_FILES_LIMIT)
+        self.attestations = dict.fromkeys(names, b"")
+        return Checked(findings=(*findings_of_names, *findings), detail=f"{len(names)} attestations")
+
+    def check_manifest(self) -> Checked:
+        """Step 3: the manifest's bytes, read once; what is verified from here on is what they say."""
+        data, self._stamps[MANIFEST_NAME] = read_small(self.root, MANIFEST_NAME, MANIFEST_LIMIT)
+        self.manifest = Manifest.parse(data)
+        self.manifest_sha256, self.manifest_size = hashlib.sha256(data).hexdigest(), len(data)
+        return Checked(
+            detail=f"{len(self.manifest.files)} files, {format_bytes(self.manifest.total_bytes)}, "
+            f"channel {self.manifest.channel}, serial {self.manifest.serial}"
+        )
+
+    def check_signatures(self) -> Checked:
+        """Step 4: every file of attestations/ authenticates against a key or identity of the policy."""
+        assert self.policy is not None
+        assert self.manifest is not None
+        read = {name: self._attestation(name) for name in self.attestations}
+        self.attestations = read
+        self.trust = evaluate(
+            self.policy,
+            self.manifest,
+            self.manifest_sha256,
+            read,
+            verify_signature=self.verify_signature,
+            verify_keyless=self.verify_keyless,
+        )
+        return Checked(
+            findings=self.trust.authentication_findings,
+            detail=f"{len(self.trust.attestations)} of {len(read)} attestations authenticated",
+            not_checked=tuple(f"the signature of {ATTESTATIONS}/{name}" for name in self.trust.not_checked),
+        )
+
+    def _attestation(self, name: str) -> bytes:
+        path = f"{ATTESTATIONS}/{name}"
+        data, self._stamps[path] = read_small(self.root, path, ATTESTATION_LIMIT)
+        return data
+
+    def check_requirements(self) -> Checked:
+        """Step 5: what the policy requires was said by whom it requires; nothing is revoked."""
+        assert self.trust is not None
+        met = sum(outcome.met for outcome in self.trust.requirements)
+        findings = list(self.trust.decision_findings)
+        if self.trust.not_checked and not findings:
+            findings.append(_unchecked_finding(self.trust.not_checked))
+        return Checked(
+            findings=tuple(findings), detail=f"{met} of {len(self.trust.requirements)} requirements met"
+        )
+
+    def check_tree(self) -> Checked:
+        """Step 6: exactly the listed files, manifest.json and attestations/*; nothing but plain files."""
+        assert self.manifest is not None
+        self.tree = walk_tree(self.root)
+        findings = tree_findings(self.tree, self.manifest, self.manifest_size)
+        findings += self._read_before(self.tree)
+        return Checked(findings=tuple(findings), detail=f"{len(self.tree.files)} files")
+
+    def _read_before(self, tree: Tree) -> list[Finding]:
+        """The manifest and attestations must still be the files that were read in steps 3 and 4."""
+        there = {path: stamp for path, stamp in tree.files.items() if path in self._stamps or _attested(path)}
+        before = Tree(files=self._stamps, directories=(), findings=())
+        return changed_findings(before, Tree(files=there, directories=(), findings=()))
+
+    def check_bytes(self) -> Checked:
+        """Step 8: every byte of every listed file, by chunk where there are chunk digests."""
+        assert self.manifest is not None
+        assert self.tree is not None
+        parts, findings, chunks_sha256 = self._parts()
+        units = plan_units(parts, self.tree.files)
+        journal = self.open_journal(self.manifest_sha256, chunks_sha256)
+        wanted = [unit for unit in units if journal is None or not journal.trusts(unit)]
+        self.bytes_trusted = sum(unit.size for unit in units) - sum(unit.size for unit in wanted)
+        findings += self._hash(wanted, journal)
+        findings += changed_findings(self.tree, walk_tree(self.root))
+        return Checked(findings=tuple(dict.fromkeys(findings)), detail=self._hash_detail())
+
+    def _hash(self, units: Sequence[Unit], journal: Journal | None) -> list[Finding]:
+        self.progress.start("verifying", sum(unit.size for unit in units))
+        try:
+            outcome = hash_units(
+                self.root,
+                units,
+                workers=self.workers,
+                progress=self.progress,
+                verified=journal.record if journal is not None else lambda unit: None,
+            )
+        finally:
+            self.progress.finish()
+        self.bytes_read += outcome.bytes_read
+        self.hashing_seconds = outcome.seconds
+        return list(outcome.findings)
+
+    def _hash_detail(self) -> str:
+        rate = self.bytes_read / self.hashing_seconds if self.hashing_seconds else 0
+        text = f"{format_bytes(self.bytes_read)} read now ({format_bytes(int(rate))}/s)"
+        if self.bytes_trusted:
+            text += f", {format_bytes(self.bytes_trusted)} trusted from an earlier, interrupted run"
+        return text
+
+    def _parts(self) -> tuple[list[FileChunks], list[Finding], str]:
+        """The digests to compare with, file by file, findings about the chunk list, and its digest.
+
+        Without a usable chunk list every file is compared with its own digest: the two are equivalent
+        (format.md section 4).
+        """
+        assert self.manifest is not None
+        files = self.manifest.files
+        if self.manifest.chunks is None:
+            return [as_one_chunk(entry) for entry in files], [], ""
+        entry = next(entry for entry in files if entry.path == self.manifest.chunks.path)
+        try:
+            data = self._chunk_list(entry)
+            parts = {part.entry.path: part for part in split_chunk_list(self.manifest, data)}
+        except IntegrityError as error:
+            rest = [as_one_chunk(item) for item in files if item.path != entry.path]
+            return rest, list(error.findings), ""
+        rest = [parts.get(item.path) or as_one_chunk(item) for item in files if item.path != entry.path]
+        return rest, [], entry.sha256
+
+    def _chunk_list(self, entry: FileEntry) -> bytes:
+        assert self.manifest is not None
+        assert self.manifest.chunks is not None
+        chunk_size = self.manifest.chunks.size
+        most = 32 * sum(chunk_count(item.size, chunk_size) for item in self.manifest.files)
+        if entry.size > most:
+            raise IntegrityError(
+                "chunk-list-length",
+                "the chunk list does not fit the manifest's files",
+                where=entry.path,
+                expected=f"at most {most} bytes",
+                found=f"{entry.size} bytes",
+            )
+        data, stamp = read_small(self.root, entry.path, entry.size)
+        assert self.tree is not None
+        found = hashlib.sha256(data).hexdigest()
+        if found != entry.sha256 or stamp != self.tree.files[entry.path]:
+            raise IntegrityError(
+                "digest-mismatch",
+                "the chunk list differs from the signed manifest",
+                where=entry.path,
+                expected=f"sha256:{entry.sha256}",
+                found=f"sha256:{found}",
+                hint="fetch or receive this file again, then `sealift verify BUNDLE --resume`",
+            )
+        self.bytes_read += len(data)
+        return data
+
+
+def _attested(path: str) -> bool:
+    return path.startswith(f"{ATTESTATIONS}/")
+
+
+def _size(root: int, path: str) -> int | None:
+    """Bytes of `path` without opening it; None when it is not there or no regular file (told later)."""
+    folder, _, name = path.rpartition("/")
+    try:
+        parent = open_beneath(root, folder, directory=True) if folder else os.dup(root)
+    except OSError:
+        return None
+    try:
+        status = os.stat(name.encode(), dir_fd=parent, follow_symlinks=False)
+    except OSError:
+        return None
+    finally:
+        os.close(parent)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _size_findings(path: str, size: int | None, limit: int) -> list[Finding]:
+    if size is None or size <= limit:
+        return []
+    return [
+        Finding(
+            "too-large",
+            "a document is larger than its limit",
+            where=path,
+            expected=f"at most {limit} bytes",
+            found=f"{size} bytes",
+            exit_code=ExitCode.MALFORMED,
+        )
+    ]
+
+
+def _attestation_names(root: int) -> tuple[list[str], list[Finding]]:
+    """The names in attestations/ (none when there is no such folder), and what may not be there."""
+    try:
+        folder = open_beneath(root, ATTESTATIONS, directory=True)
+    except FileNotFoundError:
+        return [], []
+    except OSError as error:
+        return [], [_not_an_attestation(ATTESTATIONS, error.strerror or "")]
+    try:
+        with os.scandir(folder) as found:
+            entries = {os.fsencode(entry.name): entry.stat(follow_symlinks=False).st_mode for entry in found}
+    finally:
+        os.close(folder)
+    if len(entries) > MAX_ATTESTATIONS:
+        return [], [_too_many(len(entries))]
+    plain = [raw for raw, mode in sorted(entries.items()) if stat.S_ISREG(mode)]
+    other = [
+        _not_an_attestation(f"{ATTESTATIONS}/{repr(raw)[2:-1]}", "a link, folder or special file")
+        for raw, mode in sorted(entries.items())
+        if not stat.S_ISREG(mode)
+    ]
+    return [raw.decode("utf-8", "replace") for raw in plain], other
+
+
+def _too_many(count: int) -> Finding:
+    return Finding(
+        "too-many",
+        "there are more attestations than a verifier reads",
+        where=ATTESTATIONS,
+        expected=f"at most {MAX_ATTESTATIONS} files",
+        found=f"{count} files",
+        exit_code=ExitCode.MALFORMED,
+    )
+
+
+def _not_an_attestation(where: str, found: str) -> Finding:
+    return Finding(
+        "unexpected-attestation",
+        "something in attestations/ is no plain file",
+        where=where,
+        expected="regular files only, each an attestation",
+        found=found,
+        exit_code=ExitCode.INTEGRITY,
+    )
+
+
+def _unchecked_finding(names: Sequence[str]) -> Finding:
+    return Finding(
+        "not-checked",
+        "signatures are there that this program cannot check",
+        where=", ".join(f"{ATTESTATIONS}/{name}" for name in names)[:400],
+        expected="every attestation authenticated",
+        found=f"{len(names)} not checked",
+        hint="`sealift verify` checks them, with a current `cryptography`",
+        exit_code=ExitCode.INCOMPLETE,
+    )

@@ -1,0 +1,289 @@
+"""Verification of a bundle: the ten steps of format.md section 8 at the level asked for.
+
+`VerifiedBundle` is made here and nowhere else: whoever holds one knows what was verified, how deeply and
+against which policy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bundler.core.manifest import Manifest
+from bundler.core.progress import Progress, SilentProgress
+from bundler.core.report import Report
+from bundler.errors import ExitCode, MachineError
+from bundler.storage.hashing import available_cores
+from bundler.storage.tree import Stamp, opened_root
+from bundler.trust.policy import TrustPolicy, TrustResult
+from bundler.trust.state import effective_time
+from bundler.trust.state_files import OpenedState, StateFiles
+from bundler.verification import steps
+from bundler.verification.contents import check_contents
+from bundler.verification.examination import Examination, Journal
+from bundler.verification.facts import facts
+from bundler.verification.resume import ResumeJournal, journal_path, open_journal
+from bundler.verification.rules import check_rules
+from bundler.verification.steps import Checked, Step, StepOutcome
+
+_SEAL = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBundle:
+    """A bundle that passed at `level`. `stamps` (path to stamp) are those the files had when they were read;
+    empty below level quick, which does not look at them.
+    """
+
+    root: Path
+    level: str
+    manifest: Manifest
+    manifest_sha256: str
+    policy: TrustPolicy
+    policy_sha256: str
+    trust: TrustResult
+    stamps: Mapping[str, Stamp]
+    seal: object = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if self.seal is not _SEAL:
+            raise TypeError("only verify_bundle makes a VerifiedBundle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationResult:
+    """The verdict and how it came about. `verified` is None unless the verdict is `passed`."""
+
+    report: Report
+    outcomes: tuple[StepOutcome, ...]
+    verified: VerifiedBundle | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perimeter:
+    """What this side of the gap brings: its policy, its memory, its clock.
+
+    `first_use` is what was typed after `--trust-on-first-use`. `trusted_root` holds the Sigstore root for
+    keyless signatures, None when there is none here. `clock` gives seconds since 1970 UTC.
+    """
+
+    policy: bytes
+    state: StateFiles
+    first_use: str | None = None
+    trusted_root: bytes | None = None
+    clock: Callable[[], float] = time.time
+
+    @property
+    def journals(self) -> Path:
+        """The folder in which verification journals may lie."""
+        return self.state.paths[0].parent
+
+
+def verify_bundle(
+    root: Path,
+    perimeter: Perimeter,
+    *,
+    level: str = "full",
+    workers: int | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+) -> VerificationResult:
+    """Verify the bundle in the folder `root` and, at level full, remember that it was accepted.
+
+    Trouble with the bundle is in the result's findings. Raises IntegrityError (`root-is-link`) or
+    MachineError (`no-such-bundle`, `not-a-directory`) when there is nothing to examine.
+    """
+    began = time.monotonic()
+    with opened_root(root) as descriptor:
+        verification = _Verification(
+            root,
+            descriptor,
+            perimeter,
+            resume=resume,
+            workers=workers or available_cores(),
+            progress=progress or SilentProgress(),
+        )
+        try:
+            outcomes = steps.run_steps(verification.steps(), level)
+        finally:
+            verification.close()
+    code = steps.exit_code(outcomes)
+    return VerificationResult(
+        report=verification.report(outcomes, level, code, time.monotonic() - began),
+        outcomes=outcomes,
+        verified=verification.verified(level) if code == ExitCode.PASSED else None,
+    )
+
+
+class _Verification:
+    """One run: the shared examination, and the steps that need what only the installed tool has."""
+
+    def __init__(
+        self,
+        root: Path,
+        descriptor: int,
+        perimeter: Perimeter,
+        *,
+        resume: bool,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        from bundler.trust.keys import verify_signature
+
+        self.root, self.descriptor, self.perimeter = root, descriptor, perimeter
+        self.resume, self.workers = resume, workers
+        self.examination = Examination(
+            root=descriptor,
+            policy_bytes=perimeter.policy,
+            verify_signature=verify_signature,
+            open_journal=self._open_journal,
+            workers=workers,
+            progress=progress,
+        )
+        self.opened: OpenedState | None = None
+        self.journal: ResumeJournal | None = None
+        self.journal_file: Path | None = None
+
+    def steps(self) -> tuple[Step, ...]:
+        """The ten steps, in order."""
+        shared = self.examination
+        return (
+            Step(1, self.check_policy_and_state),
+            Step(2, shared.check_small_files),
+            Step(3, shared.check_manifest),
+            Step(4, shared.check_signatures),
+            Step(5, self.check_requirements),
+            Step(6, shared.check_tree),
+            Step(7, self.check_contents),
+            Step(8, shared.check_bytes),
+            Step(9, self.check_rules),
+            Step(10, self.remember),
+        )
+
+    def check_policy_and_state(self) -> Checked:
+        """Step 1: the policy, and that this perimeter did not already use a newer or another one."""
+        checked = self.examination.check_policy()
+        policy = self.examination.policy
+        assert policy is not None
+        if policy.trusted_root_sha256 and self.perimeter.trusted_root is not None:
+            from bundler.trust.keyless import OfflineKeylessVerifier
+
+            self.examination.verify_keyless = OfflineKeylessVerifier(
+                self.perimeter.trusted_root, policy.trusted_root_sha256
+            )
+        digest = self.examination.policy_sha256
+        self.opened = self.perimeter.state.open(digest, self.perimeter.first_use)
+        return Checked(findings=self.opened.state.policy_findings(policy, digest), detail=checked.detail)
+
+    def check_requirements(self) -> Checked:
+        """Step 5: the policy's requirements, and that nothing goes back behind the state."""
+        checked = self.examination.check_requirements()
+        assert self.opened is not None
+        assert self.examination.manifest is not None
+        rollback = self.opened.state.release_findings(
+            self.examination.manifest, self.examination.manifest_sha256
+        )
+        return Checked(findings=(*checked.findings, *rollback), detail=checked.detail)
+
+    def check_contents(self) -> Checked:
+        """Step 7: headers, read below the very folder that was opened, whatever its path names by now."""
+        assert self.examination.manifest is not None
+        pinned = Path(f"/proc/self/fd/{self.descriptor}")
+        return check_contents(pinned if pinned.exists() else self.root, self.examination.manifest)
+
+    def check_rules(self) -> Checked:
+        """Step 9: licence, format, engine floor and expiry."""
+        examination = self.examination
+        assert self.opened is not None
+        assert examination.policy is not None
+        assert examination.trust is not None
+        assert examination.manifest is not None
+        now = effective_time(
+            int(self.perimeter.clock()), self.opened.state.newest_time, examination.trust.newest_time
+        )
+        return check_rules(examination.policy, examination.trust, examination.manifest, now)
+
+    def remember(self) -> Checked:
+        """Step 10: nothing was found, so this release and policy are what the next one is compared with."""
+        examination = self.examination
+        assert self.opened is not None
+        assert examination.policy is not None
+        assert examination.trust is not None
+        assert examination.manifest is not None
+        advanced = self.opened.state.advanced(
+            examination.policy,
+            examination.policy_sha256,
+            examination.manifest,
+            examination.manifest_sha256,
+            examination.trust.newest_time,
+        )
+        try:
+            self.perimeter.state.write(self.opened, advanced)
+        except OSError as error:
+            raise _not_remembered(self.perimeter.state.paths[0], error) from error
+        if self.journal_file is not None:
+            self.journal_file.unlink(missing_ok=True)
+        return Checked(detail=f"state written to {self.perimeter.state.paths[0]}")
+
+    def _open_journal(self, manifest: str, chunks: str) -> Journal | None:
+        path = journal_path(self.perimeter.journals, manifest)
+        try:
+            self.journal = open_journal(path, self.root, manifest=manifest, chunks=chunks, resume=self.resume)
+        except (MachineError, OSError):
+            # Without a journal the verification is as good, only not resumable.
+            if self.resume:
+                raise
+            return None
+        self.journal_file = path
+        return self.journal
+
+    def close(self) -> None:
+        """Close the journal; it stays on disk unless the bundle was accepted."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def verified(self, level: str) -> VerifiedBundle:
+        """The bundle as verified; only called when every step passed."""
+        examination = self.examination
+        assert examination.policy is not None
+        assert examination.trust is not None
+        assert examination.manifest is not None
+        return VerifiedBundle(
+            root=self.root,
+            level=level,
+            manifest=examination.manifest,
+            manifest_sha256=examination.manifest_sha256,
+            policy=examination.policy,
+            policy_sha256=examination.policy_sha256,
+            trust=examination.trust,
+            stamps=examination.tree.files if examination.tree is not None else {},
+            seal=_SEAL,
+        )
+
+    def report(self, outcomes: tuple[StepOutcome, ...], level: str, code: ExitCode, seconds: float) -> Report:
+        """Everything a machine may want to know about this run."""
+        return Report(
+            verb="verify",
+            verdict=steps.verdict(code),
+            exit_code=code,
+            findings=steps.all_findings(outcomes),
+            data={
+                **facts(self.examination, outcomes, level),
+                "bundle": str(self.root),
+                "workers": self.workers,
+                "seconds": round(seconds, 3),
+            },
+        )
+
+
+def _not_remembered(path: Path, error: OSError) -> MachineError:
+    return MachineError(
+        "state-not-written",
+        "the bundle is good, but that it was accepted cannot be remembered",
+        where=str(error.filename or path),
+        expected="a folder this user may write to",
+        found=error.strerror or "",
+        hint="run as the user who owns the state, or name another file with --state",
+    )
