@@ -1,0 +1,123 @@
+"""`sealift launch`: verify a bundle to the last byte, then become its inference server."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bundler.cli.output import Output, json_option, printable
+from bundler.cli.progress import make_progress
+from bundler.cli.trust_options import perimeter, trust_options
+from bundler.core.report import Report
+
+if TYPE_CHECKING:
+    from bundler.launch.launch import LaunchPlan
+
+
+@click.command(
+    epilog="Exit codes: those of `sealift verify` when the bundle is refused, and then nothing starts; "
+    "afterwards the engine's own."
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--profile", required=True, help="Which launch profile; `sealift inspect BUNDLE` lists them.")
+@click.option(
+    "--env",
+    "environment",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The environment that `sealift install BUNDLE --to DIR` made.",
+)
+@trust_options
+@click.option("--host", default=None, help="Address to bind instead of the profile's.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=None, help="Port to bind instead of the profile's."
+)
+@click.option(
+    "--accept-code",
+    is_flag=True,
+    help="Let the model's own Python files run (they are listed in the signed manifest).",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder for this launch's private caches.  [default: the machine's temporary folder]",
+)
+@click.option("--dry-run", is_flag=True, help="Verify, print the command and its environment, start nothing.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 1024), default=None, help="Parallel readers.  [default: all cores]"
+)
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@json_option
+def command(
+    bundle: Path,
+    profile: str,
+    environment: Path,
+    policy: Path,
+    state: Path | None,
+    first_use: str | None,
+    host: str | None,
+    port: int | None,
+    accept_code: bool,
+    work: Path | None,
+    dry_run: bool,
+    jobs: int | None,
+    no_progress: bool,
+    as_json: bool,
+) -> int:
+    """Verify BUNDLE (every byte), then start the server of one of its launch profiles.
+
+    The engine runs from the environment given with --env, offline, with private empty caches and an
+    environment built from a short list. A bundle that fails verification starts nothing.
+    """
+    from bundler.launch.launch import LaunchRequest, prepare, start
+    from bundler.verification.verify import verify_bundle
+
+    output = Output(as_json)
+    result = verify_bundle(
+        bundle,
+        perimeter(policy, state, first_use),
+        workers=jobs,
+        progress=make_progress(wanted=not (no_progress or as_json)),
+    )
+    if result.verified is None:
+        return output.emit(result.report)
+    request = LaunchRequest(
+        profile=profile,
+        environment=environment,
+        work=work or Path(tempfile.gettempdir()),
+        caller=os.environ,
+        host=host,
+        port=port,
+        accept_code=accept_code,
+    )
+    plan = prepare(result.verified, request)
+    _tell(output, plan)
+    report = Report(verb="launch", findings=result.report.findings, data=plan.to_json())
+    if dry_run:
+        _show(output, plan)
+        return output.emit(report)
+    output.emit(report)
+    return start(plan)
+
+
+def _tell(output: Output, plan: LaunchPlan) -> None:
+    """What will start, where it answers, and what to know about it."""
+    entry = plan.entry
+    output.say(f"verified; starting {entry.engine} {entry.engine_version} as {printable(entry.served_name)}")
+    output.say(f"clients: base URL {plan.url}, model {printable(entry.served_name)}")
+    for note in plan.notes:
+        output.say(f"  {printable(note)}")
+
+
+def _show(output: Output, plan: LaunchPlan) -> None:
+    """The environment and the command, as a shell reads them."""
+    import shlex
+
+    for name, value in plan.environment.items():
+        output.data(f"{name}={shlex.quote(value)}")
+    output.data(plan.shell)

@@ -1,0 +1,175 @@
+"""The environment an engine starts in: built from an allow-list, never by adding to the caller's.
+
+`LD_PRELOAD`, `PYTHONPATH`, `LLAMA_ARG_*`, `VLLM_*` switches, proxies and tokens of the caller all change
+what is loaded or where it goes; none of them passes. Caches are new, empty and private for every launch:
+with `--trust-remote-code` the code that runs is a copy in `HF_MODULES_CACHE`, and a poisoned copy was
+executed while the verified folder was untouched (measured with transformers 4.57.6).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bundler.errors import ExitCode, Finding, PolicyError
+from bundler.launch.flag_tables import EngineTable
+
+FROM_CALLER = frozenset(
+    {
+        "TZ",
+        "NO_COLOR",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+        "NVIDIA_VISIBLE_DEVICES",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "HIP_VISIBLE_DEVICES",
+        "ROCR_VISIBLE_DEVICES",
+    }
+)
+"""Taken from the caller: time zone, colour, and which devices to use."""
+FROM_PROFILE: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "processor threads of one worker",
+    "CUDA_VISIBLE_DEVICES": "which GPUs",
+    "NCCL_DEBUG": "detail of NCCL's log",
+    "NCCL_IB_HCA": "InfiniBand adapters of NCCL",
+    "NCCL_P2P_DISABLE": "no direct transfers between GPUs",
+    "NCCL_SOCKET_IFNAME": "network interface of NCCL",
+    "GLOO_SOCKET_IFNAME": "network interface of Gloo",
+    "PYTORCH_CUDA_ALLOC_CONF": "settings of PyTorch's GPU allocator",
+}
+"""A profile may set these for any engine, beside those of the engine's own table."""
+FIXED: Mapping[str, str] = {
+    "LANG": "C.UTF-8",
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "DO_NOT_TRACK": "1",
+    # An empty list of hosts to reach through a proxy: no library looks for one elsewhere.
+    "NO_PROXY": "*",
+}
+FOLDERS: Mapping[str, str] = {
+    "HOME": "home",
+    "TMPDIR": "tmp",
+    "HF_HOME": "hf",
+    "HF_HUB_CACHE": "hf/hub",
+    "HF_MODULES_CACHE": "hf/modules",
+    "VLLM_CACHE_ROOT": "vllm/cache",
+    "VLLM_CONFIG_ROOT": "vllm/config",
+    "SGLANG_CACHE_DIR": "sglang",
+    "TRITON_CACHE_DIR": "triton",
+    "TRITON_HOME": "triton/home",
+    "TORCHINDUCTOR_CACHE_DIR": "torch/inductor",
+    "TORCH_HOME": "torch/home",
+    "TORCH_EXTENSIONS_DIR": "torch/extensions",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+    "DG_JIT_CACHE_DIR": "deepgemm",
+    "CUDA_CACHE_PATH": "cuda",
+    "NUMBA_CACHE_DIR": "numba",
+    "LLAMA_CACHE": "llama",
+    "XDG_CACHE_HOME": "xdg/cache",
+    "XDG_CONFIG_HOME": "xdg/config",
+    "XDG_DATA_HOME": "xdg/data",
+    "XDG_STATE_HOME": "xdg/state",
+}
+"""Variables that name a folder, and the folder below the work folder."""
+SYSTEM_PATH = "/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
+"""Behind the environment's own programs: compilers that Triton and FlashInfer call."""
+WORK_PREFIX = "sealift-launch-"
+_GUARD = "guard"
+
+
+def build_environment(
+    table: EngineTable,
+    wanted: Mapping[str, str],
+    *,
+    programs: Path,
+    work: Path,
+    caller: Mapping[str, str],
+) -> dict[str, str]:
+    """Every variable the engine gets.
+
+    `wanted` are the profile's variables, `programs` the `bin` folder of the installed environment, `work` the
+    work folder of this launch, `caller` the environment of whoever starts it. Raises PolicyError
+    (`environment-refused`) for each variable of the profile that is not on the list.
+    """
+    allowed = {**FROM_PROFILE, **table.environment}
+    findings = [_refused(table, name, allowed) for name in sorted(wanted.keys() - allowed.keys())]
+    if findings:
+        raise PolicyError.of(findings)
+    return {
+        **{name: caller[name] for name in sorted(FROM_CALLER & caller.keys())},
+        "PATH": f"{programs}:{SYSTEM_PATH}",
+        **FIXED,
+        **{name: str(work / folder) for name, folder in FOLDERS.items()},
+        **table.switches,
+        **wanted,
+    }
+
+
+def _refused(table: EngineTable, name: str, allowed: Mapping[str, str]) -> Finding:
+    return Finding(
+        "environment-refused",
+        "the launch profile sets a variable that is not on the engine's list",
+        where=f"{table.engine} {table.version}: environment",
+        expected="one of: " + ", ".join(sorted(allowed)),
+        found=name[:200],
+        hint="change `environment` of the launch profile in the spec, and build the bundle again",
+        exit_code=ExitCode.POLICY,
+    )
+
+
+def make_work_folder(work: Path) -> None:
+    """Make `work` and every cache folder in it: new, empty, mode 0700.
+
+    A lock on a file in it is held by this process and kept across `exec`, so that `sweep` of a later launch
+    can tell a running server's folder from one that was left behind. Raises FileExistsError if `work` exists.
+    """
+    work.mkdir(mode=0o700)
+    for folder in FOLDERS.values():
+        path = work
+        for part in Path(folder).parts:
+            path = path / part
+            path.mkdir(mode=0o700, exist_ok=True)
+    guard = os.open(work / _GUARD, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.set_inheritable(guard, True)
+
+
+def sweep(parent: Path) -> tuple[Path, ...]:
+    """Remove the work folders below `parent` whose server has ended; gives back what was removed."""
+    removed = []
+    for folder in sorted(_own_work_folders(parent)):
+        if _is_left_behind(folder):
+            shutil.rmtree(folder)
+            removed.append(folder)
+    return tuple(removed)
+
+
+def _own_work_folders(parent: Path) -> Iterator[Path]:
+    for path in parent.glob(WORK_PREFIX + "*"):
+        status = path.lstat()
+        if not path.is_symlink() and path.is_dir() and status.st_uid == os.getuid():
+            yield path
+
+
+def _is_left_behind(folder: Path) -> bool:
+    try:
+        guard = os.open(folder / _GUARD, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Being made right now by another launch.
+        return False
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(guard)
+    return True
