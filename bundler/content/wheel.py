@@ -8,64 +8,37 @@ https://packaging.python.org/en/latest/specifications/binary-distribution-format
 
 from __future__ import annotations
 
-import base64
-import csv
 import email
-import io
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from packaging.tags import Tag, parse_tag
-from packaging.utils import InvalidWheelFilename, NormalizedName, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bundler.content import zip_archive
-from bundler.content.opened import open_regular
+from bundler.content.opened import open_regular, read_small
+from bundler.content.wheel_archive import bad_wheel, dist_info_folder, finding, member_bytes, name_findings
+from bundler.content.wheel_lock import (
+    LOCK_LIMIT,
+    WheelFile,
+    WheelLock,
+    parse_requirements,
+    parse_wheel_lock,
+)
+from bundler.content.wheel_name import WheelName, parse_wheel_name
+from bundler.content.wheel_record import record_findings
 from bundler.content.zip_archive import Member
-from bundler.core.paths import path_fault
-from bundler.errors import ExitCode, Finding, MalformedError, SealiftError
+from bundler.errors import ExitCode, Finding, SealiftError
 
 TEXT_LIMIT = 16 << 20
 """Bytes of METADATA or WHEEL that are read."""
-RECORD_LIMIT = 128 << 20
-"""Bytes of RECORD that are read; a torch wheel's has 1.3 MB."""
 SCHEMES = frozenset({"purelib", "platlib", "headers", "scripts", "data"})
 """Folders below `.data/` (PEP 427)."""
-DIGESTS = ("sha256", "sha384", "sha512")
 ACCELERATOR_LIBRARIES = {"cuda": "libtorch_cuda", "rocm": "libtorch_hip"}
 """How the GPU library inside a torch wheel is called, by what the engine computes on."""
-
-
-@dataclass(frozen=True)
-class WheelName:
-    """What a wheel's file name says."""
-
-    project: NormalizedName
-    version: Version
-    build: tuple[int, str] | tuple[()]
-    tags: frozenset[Tag]
-
-
-def parse_wheel_name(filename: str, *, where: str = "") -> WheelName:
-    """The parts of a wheel's file name. Raises MalformedError (`bad-wheel-name`).
-
-    The name comes from an index: it must also be one plain path component.
-    """
-    fault = "it holds a slash" if "/" in filename else path_fault(filename)
-    try:
-        if fault:
-            raise InvalidWheelFilename(fault)
-        return WheelName(*parse_wheel_filename(filename))
-    except InvalidWheelFilename as error:
-        raise MalformedError(
-            "bad-wheel-name",
-            "a file name is not that of a wheel",
-            where=where or "wheel",
-            expected="project-version[-build]-python-abi-platform.whl",
-            found=f"{filename!r}: {fault or error}"[:300],
-        ) from None
 
 
 def check_wheel(path: Path, *, deep: bool = True) -> list[Finding]:
@@ -74,66 +47,131 @@ def check_wheel(path: Path, *, deep: bool = True) -> list[Finding]:
     Without `deep` the structure, names and metadata are checked, but no member is hashed.
     """
     where = path.name
+    findings: list[Finding] = []
     try:
         name = parse_wheel_name(path.name)
         with open_regular(path, where=where) as fd:
             members = zip_archive.read_members(fd, where)
-            findings = name_findings(members, where)
-            if not findings:
-                findings += _dist_info_findings(fd, members, name, where)
-                findings += _record_findings(fd, members, where, deep=deep)
+            findings += name_findings(members, where)
+            if findings:
+                return findings
+            findings += _dist_info_findings(fd, members, name, where)
+            findings += record_findings(fd, members, dist_info_folder(members, where), where, deep=deep)
     except SealiftError as error:
-        return list(error.findings)
+        findings += error.findings
     return findings
 
 
-def name_findings(members: list[Member], where: str) -> list[Finding]:
-    """Findings about members that could land elsewhere, twice, or as something else than a file."""
-    findings = [
-        _finding("unsafe-member", f"a member's name is refused: {fault}", where, repr(member.name)[:200])
-        for member in members
-        if (fault := _name_fault(member.name))
-    ]
+def check_wheels(
+    folder: Path, *, workers: int = 4, deep: bool = True, digests: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Everything wrong with the wheels in `folder` and the locks below it, `workers` wheels at a time.
+
+    Every lock line has its file and every wheel is in a lock; each fits the lock's target; nothing is a
+    source distribution; a torch has the libraries of the lock's accelerator. `digests` (file name to SHA-256, from
+    the manifest or the store) are compared with the locks when given: the files are not hashed once more.
+    """
+    wheels = sorted(folder.glob("*.whl"))
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        findings = [item for found in pool.map(partial(check_wheel, deep=deep), wheels) for item in found]
     findings += [
-        _finding("unsafe-member", "a member is a link or device", where, f"{member.name}: {member.mode:o}")
-        for member in members
-        if zip_archive.is_odd_mode(member)
+        finding(
+            "not-a-wheel", "a file among the wheels is not one", path.name, "a source distribution or other"
+        )
+        for path in sorted(folder.iterdir())
+        if path.suffix in _ARCHIVES
     ]
-    counted = Counter(member.name.rstrip("/") for member in members)
+    locks, faults = _locks(folder)
+    findings += faults
+    listed = {item.filename: item for lock in locks.values() for item in lock.files}
     findings += [
-        _finding("duplicate-member", "an archive has one name several times", where, repr(name)[:200])
-        for name, count in counted.items()
-        if count > 1
+        finding("wheel-unlisted", "a wheel is in no lock", path.name, "no line that asks for it")
+        for path in wheels
+        if path.name not in listed
     ]
-    return findings + _file_and_folder(members, where)
+    for where, lock in locks.items():
+        findings += _lock_findings(lock, folder, where, digests or {})
+    return findings
 
 
-def _file_and_folder(members: list[Member], where: str) -> list[Finding]:
-    files = {member.name for member in members if not member.is_directory}
-    folders = {parent for member in members for parent in _parents(member.name)}
+_ARCHIVES = frozenset({".gz", ".zip", ".bz2", ".tgz", ".xz", ".egg"})
+
+
+def _locks(folder: Path) -> tuple[dict[str, WheelLock], list[Finding]]:
+    """The locks below `folder` by path, with the findings of those that cannot be read."""
+    found: dict[str, WheelLock] = {}
+    faults: list[Finding] = []
+    for path in sorted((*folder.glob("locks/*/pylock.toml"), *folder.glob("*/pylock.toml"))):
+        where = path.relative_to(folder).as_posix()
+        try:
+            found[where] = parse_wheel_lock(read_small(path, limit=LOCK_LIMIT, where=where), where=where)
+            faults += _requirement_findings(path.with_name("requirements.txt"), found[where], where)
+        except SealiftError as error:
+            faults += error.findings
+    return found, faults
+
+
+def _requirement_findings(path: Path, lock: WheelLock, where: str) -> list[Finding]:
+    """A finding when `requirements.txt` asks for something else than the lock beside it."""
+    here = f"{where.rpartition('/')[0]}/{path.name}"
+    pins = parse_requirements(read_small(path, limit=LOCK_LIMIT, where=here), where=here)
+    wanted = {item.project: (item.version, item.sha256) for item in lock.files}
+    different = sorted(name for name in pins.keys() | wanted.keys() if pins.get(name) != wanted.get(name))
+    if not different:
+        return []
+    found = ", ".join(different)[:200]
     return [
-        _finding("duplicate-member", "a member is both a file and a folder", where, repr(name)[:200])
-        for name in sorted(files & folders)
+        finding("lock-disagrees", "requirements.txt and pylock.toml ask for different files", here, found)
     ]
 
 
-def _parents(name: str) -> Iterator[str]:
-    parts = name.rstrip("/").split("/")
-    return ("/".join(parts[:depth]) for depth in range(1, len(parts)))
+def _lock_findings(
+    lock: WheelLock, folder: Path, where: str, digests: Mapping[str, str]
+) -> Iterator[Finding]:
+    for item in lock.files:
+        here, path = f"{where}: {item.filename}", folder / item.filename
+        if not path.is_file():
+            yield finding(
+                "wheel-missing",
+                "a lock asks for a wheel that is not there",
+                here,
+                "no such file",
+                exit_code=ExitCode.INTEGRITY,
+            )
+            continue
+        size, sha256 = path.stat().st_size, digests.get(item.filename, item.sha256)
+        if (size, sha256) != (item.size, item.sha256):
+            expected, found = f"{item.size} bytes, sha256:{item.sha256}", f"{size} bytes, sha256:{sha256}"
+            yield finding(
+                "wheel-differs",
+                "a wheel is not the one its lock asks for",
+                here,
+                found,
+                expected=expected,
+                exit_code=ExitCode.INTEGRITY,
+            )
+        if not lock.target.accepts(parse_wheel_name(item.filename).tags):
+            yield finding("wheel-tags", "a wheel does not fit the target of its lock", here, str(lock.target))
+        yield from _accelerator_findings(item, lock, path, here)
 
 
-def _name_fault(name: str) -> str:
-    """Why a member's name is unsafe on the target (Linux); empty when it is not."""
-    if name.startswith("/"):
-        return "it is absolute"
-    if "\\" in name or ":" in name.split("/")[0]:
-        return "it holds a backslash or a drive"
-    if any(ord(character) < 32 or ord(character) == 127 for character in name):
-        return "it holds a control character"
-    parts = name.rstrip("/").split("/") if name != "/" else [""]
-    if any(part in ("", ".", "..") for part in parts):
-        return "it has an empty, `.` or `..` component"
-    return ""
+def _accelerator_findings(item: WheelFile, lock: WheelLock, path: Path, where: str) -> Iterator[Finding]:
+    if item.project != "torch" or lock.accelerator not in ACCELERATOR_LIBRARIES:
+        return
+    try:
+        names = member_names(path)
+    except SealiftError:
+        return  # told by check_wheel already
+    if not has_accelerator(names, lock.accelerator):
+        expected = f"{ACCELERATOR_LIBRARIES[lock.accelerator]}*.so in torch/lib"
+        yield finding(
+            "no-gpu-library",
+            f"the torch of a {lock.accelerator} engine cannot use {lock.accelerator}",
+            where,
+            "none",
+            expected=expected,
+            exit_code=ExitCode.POLICY,
+        )
 
 
 def _dist_info_findings(fd: int, members: list[Member], name: WheelName, where: str) -> list[Finding]:
@@ -147,28 +185,12 @@ def _dist_info_findings(fd: int, members: list[Member], name: WheelName, where: 
     return findings + _wheel_file_findings(_headers(fd, members, f"{folder}/WHEEL", where), name, where)
 
 
-def dist_info_folder(members: list[Member], where: str) -> str:
-    """The only `.dist-info` folder. Raises MalformedError (`bad-wheel`) when there is none or another."""
-    roots = {member.name.split("/")[0] for member in members if "/" in member.name}
-    folders = sorted(root for root in roots if root.endswith(".dist-info"))
-    if len(folders) != 1:
-        raise _bad(where, "one .dist-info folder", ", ".join(folders) or "none")
-    return folders[0]
-
-
 def _headers(fd: int, members: list[Member], path: str, where: str) -> email.message.Message:
-    data = _member_bytes(fd, members, path, TEXT_LIMIT, where)
+    data = member_bytes(fd, members, path, TEXT_LIMIT, where)
     try:
         return email.message_from_string(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _bad(f"{where}: {path}", "UTF-8", str(error)) from None
-
-
-def _member_bytes(fd: int, members: list[Member], path: str, limit: int, where: str) -> bytes:
-    member = zip_archive.by_name(members).get(path)
-    if member is None:
-        raise _bad(where, path, "no such member")
-    return zip_archive.read_member(fd, member, limit=limit, where=where)
+        raise bad_wheel(f"{where}: {path}", "UTF-8", str(error)) from None
 
 
 def metadata_text(path: Path) -> str:
@@ -179,7 +201,7 @@ def metadata_text(path: Path) -> str:
     with open_regular(path, where=path.name) as fd:
         members = zip_archive.read_members(fd, path.name)
         folder = dist_info_folder(members, path.name)
-        data = _member_bytes(fd, members, f"{folder}/METADATA", TEXT_LIMIT, path.name)
+        data = member_bytes(fd, members, f"{folder}/METADATA", TEXT_LIMIT, path.name)
     return data.decode("utf-8", "replace")
 
 
@@ -191,7 +213,7 @@ def _project_findings(told: list[str], name: WheelName, where: str) -> Iterator[
     except InvalidVersion:
         same = False
     if not same:
-        yield _finding(
+        yield finding(
             "wheel-name-mismatch",
             "a wheel says inside that it is another project or version",
             where,
@@ -209,7 +231,7 @@ def _data_findings(members: list[Member], stem: str, where: str) -> list[Finding
             continue
         if root != f"{stem}.data" or rest.split("/")[0] not in SCHEMES:
             findings.append(
-                _finding("unsafe-member", "a .data folder that no installer may know", where, member.name)
+                finding("unsafe-member", "a .data folder that no installer may know", where, member.name)
             )
     return findings
 
@@ -217,13 +239,13 @@ def _data_findings(members: list[Member], stem: str, where: str) -> list[Finding
 def _wheel_file_findings(headers: email.message.Message, name: WheelName, where: str) -> list[Finding]:
     version = (headers["Wheel-Version"] or "").strip()
     if version.split(".")[0] != "1":
-        return [_finding("bad-wheel", "a wheel of an unknown format version", where, version or "none")]
+        return [finding("bad-wheel", "a wheel of an unknown format version", where, version or "none")]
     tags = frozenset(tag for text in headers.get_all("Tag", []) for tag in _tags(text))
     if tags == name.tags:
         return []
     # Installers go by the file name; renamed and repaired wheels often forget this file.
     return [
-        _finding(
+        finding(
             "wheel-tags-differ",
             "a wheel's WHEEL file names other tags than its file name",
             where,
@@ -240,118 +262,7 @@ def _tags(text: str) -> frozenset[Tag]:
         return frozenset()
 
 
-@dataclass(frozen=True)
-class RecordRow:
-    """One line of RECORD: a path with the algorithm and raw digest, empty when none is given."""
-
-    path: str
-    algorithm: str
-    digest: bytes
-    size: str
-
-
-def parse_record(data: bytes, where: str) -> list[RecordRow]:
-    """The rows of a RECORD file. Raises MalformedError (`bad-record`)."""
-    try:
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8"), newline=""), strict=True))
-        return [_row(row) for row in rows if row]
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        raise MalformedError(
-            "bad-record",
-            "a wheel's RECORD does not have its form",
-            where=f"{where}: RECORD",
-            expected="rows of path, algorithm=digest, size",
-            found=str(error)[:200],
-        ) from None
-
-
-def _row(row: list[str]) -> RecordRow:
-    if len(row) != 3:
-        raise ValueError(f"a row with {len(row)} fields: {row[:1]!r}")
-    path, digest, size = row
-    algorithm, equals, value = digest.partition("=")
-    if bool(digest) != bool(equals) or (size and not size.isascii()) or (size and not size.isdigit()):
-        raise ValueError(f"a row that is not path, algorithm=digest, size: {path!r}")
-    return RecordRow(path, algorithm.lower(), base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)), size)
-
-
-def _record_findings(fd: int, members: list[Member], where: str, *, deep: bool) -> list[Finding]:
-    folder = dist_info_folder(members, where)
-    rows = parse_record(_member_bytes(fd, members, f"{folder}/RECORD", RECORD_LIMIT, where), where)
-    listed = {row.path: row for row in rows}
-    unsigned = {f"{folder}/RECORD", f"{folder}/RECORD.jws", f"{folder}/RECORD.p7s"}
-    files = {member.name: member for member in members if not member.is_directory}
-    findings = _set_findings(rows, files, unsigned, where)
-    for name in (name for name in files if name in listed and name not in unsigned):
-        findings += _row_findings(fd, files[name], listed[name], where, deep=deep)
-    return findings
-
-
-def _set_findings(
-    rows: list[RecordRow], files: Mapping[str, Member], unsigned: set[str], where: str
-) -> list[Finding]:
-    """Findings about names: in the archive and not in RECORD, or the other way round."""
-    listed = {row.path for row in rows}
-    findings = [
-        _finding("record-incomplete", "a file in a wheel is not in its RECORD", where, name)
-        for name in sorted(files.keys() - listed - unsigned)
-    ]
-    findings += [
-        _finding("record-ambiguous", "RECORD says two things about one file", where, path)
-        for path in _contradicted(rows)
-    ]
-    # Nothing unchecked is installed because of such a row; old build tools left some behind.
-    findings += [
-        _finding("record-names-nothing", "RECORD lists what is not there", where, path, severity="warning")
-        for path in sorted(listed - files.keys() - unsigned)
-    ]
-    return findings
-
-
-def _contradicted(rows: list[RecordRow]) -> list[str]:
-    told: dict[str, RecordRow] = {}
-    return sorted({row.path for row in rows if told.setdefault(row.path, row) != row})
-
-
-def _row_findings(fd: int, member: Member, row: RecordRow, where: str, *, deep: bool) -> list[Finding]:
-    """Findings about one listed file: algorithm, size and, when `deep`, the digest of its bytes."""
-    here = f"{where}: {member.name}"
-    if row.algorithm not in DIGESTS:
-        return [
-            _finding(
-                "record-weak-digest",
-                "RECORD has no digest that proves anything",
-                here,
-                row.algorithm or "none",
-                expected=", ".join(DIGESTS),
-            )
-        ]
-    if row.size and int(row.size) != member.size:
-        return [_record_differs(here, f"{row.size} bytes", f"{member.size} bytes")]
-    if not deep:
-        return []
-    try:
-        found = zip_archive.digest(fd, member, row.algorithm, where)
-    except SealiftError as error:
-        return list(error.findings)
-    if found == row.digest:
-        return []
-    return [_record_differs(here, f"{row.algorithm}:{row.digest.hex()}", f"{row.algorithm}:{found.hex()}")]
-
-
-def _record_differs(where: str, expected: str, found: str) -> Finding:
-    return Finding(
-        "record-mismatch",
-        "a file in a wheel is not what the wheel's RECORD says",
-        where=where,
-        expected=expected,
-        found=found,
-        hint="the wheel was changed after it was made: get it from its publisher again",
-        exit_code=ExitCode.INTEGRITY,
-    )
-
-
-def has_accelerator(names: Iterator[str] | list[str], accelerator: str) -> bool:
+def has_accelerator(names: Iterable[str], accelerator: str) -> bool:
     """Whether member names of a torch wheel hold the library of `accelerator`; always for `cpu`."""
     library = ACCELERATOR_LIBRARIES.get(accelerator)
     if library is None:
@@ -363,23 +274,3 @@ def member_names(path: Path) -> list[str]:
     """Names of all members of the wheel at `path`. Raises MalformedError (`bad-zip`)."""
     with open_regular(path, where=path.name) as fd:
         return [member.name for member in zip_archive.read_members(fd, path.name)]
-
-
-def _finding(
-    reference: str, what: str, where: str, found: str, *, expected: str = "", severity: str = "error"
-) -> Finding:
-    return Finding(
-        reference,
-        what,
-        where=where,
-        expected=expected,
-        found=found,
-        severity=severity,
-        exit_code=ExitCode.MALFORMED,
-    )
-
-
-def _bad(where: str, expected: str, found: str) -> MalformedError:
-    return MalformedError(
-        "bad-wheel", "a wheel does not have its form", where=where, expected=expected, found=found
-    )

@@ -24,7 +24,7 @@ from urllib.request import pathname2url, url2pathname
 import requests
 from packaging.utils import canonicalize_name
 
-from bundler.content.wheel import parse_wheel_name
+from bundler.content.wheel_name import parse_wheel_name
 from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
 from bundler.errors import MachineError, MalformedError, NetworkError, UsageError

@@ -28,6 +28,8 @@ _PASSED_ON = (
     *("UV_CACHE_DIR", "UV_HTTP_TIMEOUT", "UV_HTTP_RETRIES", "UV_CONCURRENT_DOWNLOADS"),
     *("UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_INSECURE_HOST"),
 )
+THROW_AWAY_NAME = "sealift-throw-away"
+"""The project that only exists to be resolved; a name no index has."""
 _EXPLANATION_LIMIT = 1600
 """Characters of uv's explanation that are kept: its first sentences name the cause."""
 
@@ -168,7 +170,7 @@ def run_uv(arguments: Sequence[str], folder: Path, environment: Mapping[str, str
 def trimmed(text: str, folder: Path) -> str:
     """uv's explanation in one line: without warnings, our temporary folder, and passwords in addresses."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith("warning:")]
+    kept = [line for line in lines if not line.startswith(("warning:", "Using ", "Updating "))]
     plain = " ".join(kept).removeprefix("error: ").replace(str(folder) + os.sep, "")
-    plain = re.sub(r"://[^/\s@]+@", "://", plain).replace("sealift-engine", "the engine")
+    plain = re.sub(r"://[^/\s@]+@", "://", plain).replace(THROW_AWAY_NAME, "the spec")
     return plain if len(plain) <= _EXPLANATION_LIMIT else plain[:_EXPLANATION_LIMIT] + " …"

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from requests.utils import get_netrc_auth
 
-from bundler.content.wheel import parse_wheel_name
+from bundler.content.wheel_name import parse_wheel_name
 from bundler.core.spec import IndexSpec
 from bundler.core.target import Target
 from bundler.errors import MalformedError

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from bundler.content.wheel import WheelName, parse_wheel_name
-from bundler.core.spec import EngineSpec
+from bundler.content.wheel_name import WheelName, parse_wheel_name
 from bundler.core.target import Target, needed_glibc
 from bundler.errors import MalformedError, NetworkError, PolicyError
 from bundler.sources.package_index import IndexFile, wheels_among
 from bundler.sources.uv import UvFailure
 from bundler.sources.wheel_indexes import Indexes, fitting_wheels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of the resolver."""
+
+    where: str
+    """How errors name it: `engine vllm`."""
+    requirements: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
+    exclude_newer: datetime.date | None = None
+
 
 _PROJECT = r"([A-Za-z0-9][A-Za-z0-9._-]*)"
 _NO_WHEELS = re.compile(_PROJECT + r"(?:\{[^}]*\})?([<>=!~]\S*)? has no (?:usable )?wheels")
@@ -25,9 +38,9 @@ _NETWORK = re.compile(
 )
 
 
-def explain(failure: UvFailure, spec: EngineSpec, target: Target, indexes: Indexes) -> NoReturn:
+def explain(failure: UvFailure, question: Question, target: Target, indexes: Indexes) -> NoReturn:
     """Raises what uv's failure means for the person who asked, with a next step."""
-    text, where = failure.explanation, f"engine {spec.identifier}"
+    text, where = failure.explanation, question.where
     wheels = _NO_WHEELS.search(text)
     if wheels:
         raise PolicyError(
@@ -53,7 +66,7 @@ def explain(failure: UvFailure, spec: EngineSpec, target: Target, indexes: Index
             f"no version of {version[1]} is what is asked for",
             where=where,
             found=text,
-            hint=_hint_about_versions(spec),
+            hint=_hint_about_versions(question.exclude_newer),
         )
     if _NETWORK.search(text):
         raise NetworkError(
@@ -73,11 +86,11 @@ def explain(failure: UvFailure, spec: EngineSpec, target: Target, indexes: Index
     )
 
 
-def _hint_about_versions(spec: EngineSpec) -> str:
-    if spec.exclude_newer is None:
+def _hint_about_versions(exclude_newer: datetime.date | None) -> str:
+    if exclude_newer is None:
         return "look at the versions the index has, or override whoever asks for it"
     return (
-        f"nothing newer than {spec.exclude_newer} is taken (`excludeNewer`), and nothing at all from an "
+        f"nothing newer than {exclude_newer} is taken (`excludeNewer`), and nothing at all from an "
         "index that does not say when its files came"
     )
 
