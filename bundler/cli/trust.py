@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bundler.cli.output import Output, json_option
+from bundler.cli.trust_options import TRUSTED_ROOT
 from bundler.core.report import Report
 from bundler.errors import MalformedError, UsageError
 
@@ -124,7 +125,6 @@ def show(policy: Path, as_json: bool) -> int:
     "--policy", "current", required=True, type=_FILE, help="The policy in force; replaced when all is well."
 )
 @click.option("--state", type=_FILE, help="State file to check against and to advance.")
-@click.option("--trusted-root", type=_FILE, help="Sigstore trusted_root.json, for keyless approvals.")
 @click.option("--dry-run", is_flag=True, help="Only say whether the new policy may follow.")
 @json_option
 def apply(
@@ -132,7 +132,6 @@ def apply(
     approvals: Path,
     current: Path,
     state: Path | None,
-    trusted_root: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -160,7 +159,7 @@ def apply(
         _digest(new_data),
         _read_approvals(approvals),
         verify_signature=verify_signature,
-        verify_keyless=_keyless(old, trusted_root),
+        verify_keyless=_keyless(old, current.parent / TRUSTED_ROOT),
     )
     passed = result.passed and not stale
     if passed and not dry_run:
@@ -182,12 +181,12 @@ def _tell(
     for outcome in result.approvals:
         counted = ", ".join(outcome.counted) or "nobody"
         output.say(f"root of the {outcome.policy} policy: {counted} ({outcome.threshold} needed)")
-    if not findings:
+    if applied:
         _say_policy(output, new, _digest(data))
     return output.emit(
         Report(
             verb="trust",
-            verdict="failed" if findings else "passed",
+            verdict="passed" if result.passed and not stale else "failed",
             exit_code=stale[0].exit_code if stale else result.exit_code,
             findings=findings,
             data={
@@ -215,8 +214,8 @@ def _replace(path: Path, expected: bytes, data: bytes) -> None:
     write_atomic(target, data, mode=target.stat().st_mode & 0o777)
 
 
-def _keyless(policy: TrustPolicy, trusted_root: Path | None) -> Any:
-    if trusted_root is None or policy.trusted_root_sha256 is None:
+def _keyless(policy: TrustPolicy, trusted_root: Path) -> Any:
+    if policy.trusted_root_sha256 is None or not trusted_root.is_file():
         return None
     from bundler.trust.keyless import OfflineKeylessVerifier
 

@@ -9,6 +9,7 @@ from typing import Optional
 from bundler.errors import AuthenticityError, ExitCode, Finding, MalformedError, SealiftError
 from bundler.trust.dsse import FILE_SUFFIX, Envelope, Statement, parse_bundle, parse_statement
 from bundler.trust.policy_document import Identity, PolicyKey
+from bundler.trust.spki import can_be_signature
 
 MAX_ATTESTATIONS = 64
 """Files in `attestations/`: some ten statements by some people each; bounds the work of a hostile bundle."""
@@ -109,6 +110,8 @@ class Authenticator:
         unable: set[str] = set()
         # The hint only decides which key is tried first; every key is tried.
         for key in sorted(self.keys, key=lambda key: key.fingerprint != envelope.untrusted_hint):
+            if not can_be_signature(key.algorithm, envelope.signature):
+                continue
             good = self.verify_signature(key, message, envelope.signature)
             if good:
                 statement = parse_statement(envelope.payload, where=where)

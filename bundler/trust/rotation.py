@@ -8,7 +8,7 @@ forgotten one is CVE-2020-15163).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bundler.errors import ExitCode, Finding
@@ -58,13 +58,17 @@ class RotationResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether nothing speaks against it; warnings do not."""
+        return not self._errors
+
+    @property
+    def _errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity == "error")
 
     @property
     def exit_code(self) -> ExitCode:
         """The code of the gravest finding: authenticity, then the first one's own."""
-        codes = [finding.exit_code for finding in self.findings]
+        codes = [finding.exit_code for finding in self._errors]
         if ExitCode.AUTHENTICITY in codes:
             return ExitCode.AUTHENTICITY
         return codes[0] if codes else ExitCode.PASSED
@@ -82,19 +86,23 @@ def check_rotation(
 ) -> RotationResult:
     """Whether `new` may follow `current`. Raises nothing of its own.
 
-    `approvals` maps file names to the bytes of Sigstore bundles; each must authenticate against a key of
-    either policy or an identity of the current root. Approvals of other policies are named and do not count.
+    `approvals` maps file names to the bytes of Sigstore bundles. One medium may carry the approvals of
+    several updates: those of other policies, and those by keys that only a later policy knows, do not
+    count and are named. A file that is no attestation is refused.
     """
     chain = tuple(_chain_findings(current, current_sha256, new))
     authentication = _authenticate(current, new, approvals, verify_signature, verify_keyless)
-    if authentication.findings:
+    unknown = tuple(item for item in authentication.findings if item.reference == "unknown-signer")
+    if len(unknown) < len(authentication.findings):
         return RotationResult((), chain + authentication.findings)
     outcomes = tuple(
         _approvals(name, policy, new_sha256, new.version, authentication)
         for name, policy in (("current", current), ("new", new))
     )
     unmet = tuple(_unmet(outcome) for outcome in outcomes if not outcome.met)
-    return RotationResult(outcomes, chain + unmet)
+    if not unmet:
+        unknown = tuple(replace(item, severity="warning") for item in unknown)
+    return RotationResult(outcomes, chain + unmet + unknown)
 
 
 def _authenticate(

@@ -91,22 +91,33 @@ def _any_bytes(_raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """The bytes before the raw key, the raw key's length, and what the raw key must fulfil."""
+    """The bytes before the raw key, the raw key's length, what the raw key must fulfil, and the lengths
+    that a signature can have (ECDSA as DER, so up to a maximum).
+    """
 
     prefix: bytes
     raw_length: int
     fault: Callable[[bytes], str]
+    signature_lengths: range
 
 
 _ENCODINGS = {
     ECDSA_P256: _Encoding(
-        bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), 64, _P256.point_fault
+        bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
+        64,
+        _P256.point_fault,
+        range(8, 73),
     ),
     ECDSA_P384: _Encoding(
-        bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"), 96, _P384.point_fault
+        bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004"),
+        96,
+        _P384.point_fault,
+        range(8, 105),
     ),
-    ED25519: _Encoding(bytes.fromhex("302a300506032b6570032100"), 32, _ed25519_fault),
-    ML_DSA_65: _Encoding(bytes.fromhex("308207b2300b0609608648016503040312038207a100"), 1952, _any_bytes),
+    ED25519: _Encoding(bytes.fromhex("302a300506032b6570032100"), 32, _ed25519_fault, range(64, 65)),
+    ML_DSA_65: _Encoding(
+        bytes.fromhex("308207b2300b0609608648016503040312038207a100"), 1952, _any_bytes, range(3309, 3310)
+    ),
 }
 ALGORITHMS = tuple(_ENCODINGS)
 
@@ -119,6 +130,11 @@ def fingerprint(spki: bytes) -> str:
 def grouped(fingerprint_hex: str) -> str:
     """The fingerprint in groups of four, for reading aloud."""
     return " ".join(fingerprint_hex[start : start + 4] for start in range(0, len(fingerprint_hex), 4))
+
+
+def can_be_signature(algorithm: str, signature: bytes) -> bool:
+    """Whether `signature` has a length that `algorithm` makes; all others need not be tried."""
+    return len(signature) in _ENCODINGS[algorithm].signature_lengths
 
 
 def spki_fault(algorithm: str, spki: bytes) -> str:

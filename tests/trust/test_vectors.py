@@ -56,6 +56,22 @@ def test_a_bundle_is_accepted_or_refused_for_the_right_reason(vector: Vector) ->
     assert all(finding.what and finding.where for finding in findings)
 
 
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
+def test_the_command_line_says_the_same_and_leaves_the_state_as_it_was(
+    vector: Vector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vector.write(tmp_path)
+    state = tmp_path / "state.json"
+    arguments = ["verify", str(tmp_path / "bundle"), "--policy", str(tmp_path / "policy.json")]
+    code = run([*arguments, "--state", str(state), "--level", "signatures", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert code == report["exitCode"] == vector.exit_code, report["findings"]
+    errors = {item["reference"] for item in report["findings"] if item["severity"] == "error"}
+    assert (errors or {""}) == {vector.reference}
+    assert report["verdict"] == ("failed" if vector.reference else "passed")
+    assert state.read_bytes() == vector.state
+
+
 @pytest.mark.parametrize("rotation", ROTATIONS, ids=lambda rotation: rotation.name)
 def test_a_policy_is_replaced_only_by_both_roots(
     rotation: Rotation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -92,3 +108,20 @@ def test_a_rotation_says_who_counted_and_who_did_not() -> None:
         "1 counted (alice); 1.sigstore.json: the signer is not in the role root"
     )
     assert result.findings[0].expected == "2 distinct owners"
+
+
+def test_an_approval_by_a_stranger_explains_why_the_threshold_is_missed() -> None:
+    rotation = next(item for item in ROTATIONS if item.name == "rotate-missing-old-threshold")
+    strangers = next(item for item in ROTATIONS if item.name == "rotate-good-with-a-later-key-beside")
+    approvals = {**rotation.approvals, "9.sigstore.json": strangers.approvals["2.sigstore.json"]}
+    result = check_rotation(
+        TrustPolicy.parse(rotation.current),
+        sha256(rotation.current),
+        TrustPolicy.parse(rotation.new),
+        sha256(rotation.new),
+        approvals,
+        verify_signature=verify_signature,
+    )
+    assert [finding.reference for finding in result.findings] == ["threshold", "threshold", "unknown-signer"]
+    assert result.exit_code == ExitCode.AUTHENTICITY
+    assert not result.passed

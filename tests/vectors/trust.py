@@ -1104,7 +1104,7 @@ def rotations() -> list[Rotation]:
         _rotation("rotate-same-key-twice", "threshold", signers=("root-1", "root-1")),
         _rotation("rotate-self-appointed-root", "threshold", change=_strangers_root, signers=("stranger",)),
         _rotation("rotate-by-release", "threshold", signers=("root-1", "release")),
-        _rotation("rotate-by-a-stranger", "unknown-signer", signers=("root-1", "root-2", "stranger")),
+        _rotation("rotate-good-with-a-later-key-beside", signers=("root-1", "root-2", "stranger")),
         _rotation(
             "rotate-skipped-version",
             "policy-version",
