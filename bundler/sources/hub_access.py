@@ -59,7 +59,9 @@ def hub_access(
     variables = os.environ if environment is None else environment
     usual = variables.get("HF_ENDPOINT") or PUBLIC_HUB
     base = _checked(endpoint or named or usual)
-    own = endpoint is not None or same_origin(base, _checked(usual))
+    # A caller that only passes on what the file says has not chosen anything.
+    chosen = endpoint is not None and not (named and same_origin(endpoint, named))
+    own = chosen or same_origin(base, _checked(usual))
     secret = read_token(variables) if token is None else token or None
     if secret is None or not own:
         return HubAccess(endpoint=base, withheld=secret is not None)

@@ -587,6 +587,14 @@ def test_a_spec_does_not_decide_where_a_token_goes(hub: FaultyHub, monkeypatch: 
     assert SECRET not in lock_text(model)
 
 
+def test_passing_on_what_a_lock_names_is_not_choosing_it(hub: FaultyHub, tmp_path: Path) -> None:
+    model = resolve(hub).model_copy(update={"endpoint": hub.url})
+    jobs = model_jobs(model, endpoint=model.endpoint, token=SECRET, patience=PATIENCE)
+    with PayloadStore(tmp_path / "tree", tmp_path / "work") as store:
+        fetch_all(jobs, store, retries=RETRIES)
+    assert {seen.authorization for seen in hub.seen} == {""}
+
+
 def test_a_token_is_not_sent_unencrypted_to_another_machine() -> None:
     with pytest.raises(UsageError) as caught:
         hub_access(endpoint="http://hub.example", token=SECRET)
