@@ -68,16 +68,15 @@ def check_wheels(
     """Everything wrong with the wheels in `folder` and the locks below it, `workers` wheels at a time.
 
     Every lock line has its file and every wheel is in a lock; each fits the lock's target; nothing is a
-    source distribution; a torch has the libraries of the lock's accelerator. `digests` (file name to SHA-256, from
-    the manifest or the store) are compared with the locks when given: the files are not hashed once more.
+    source distribution; a torch has the libraries of the lock's accelerator. `digests` (file name to
+    SHA-256, from the manifest or the store) are compared with the locks when given: the files themselves
+    are not hashed once more.
     """
     wheels = sorted(folder.glob("*.whl"))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         findings = [item for found in pool.map(partial(check_wheel, deep=deep), wheels) for item in found]
     findings += [
-        finding(
-            "not-a-wheel", "a file among the wheels is not one", path.name, "a source distribution or other"
-        )
+        finding("not-a-wheel", "a file among the wheels is none", path.name, "another kind of archive")
         for path in sorted(folder.iterdir())
         if path.suffix in _ARCHIVES
     ]

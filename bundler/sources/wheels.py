@@ -15,9 +15,10 @@ from bundler.content.wheel import has_accelerator
 from bundler.core.lock import LockedEngine, LockedWheel
 from bundler.core.spec import EngineSpec, IndexSpec
 from bundler.core.target import Target
-from bundler.errors import ExitCode, Finding, PolicyError
+from bundler.errors import PolicyError
 from bundler.sources import remote_zip
 from bundler.sources.jobs import FetchJob
+from bundler.sources.own_wheel import own_wheel as own_wheel
 from bundler.sources.package_index import (
     IndexedByteSource,
     PackageIndex,
@@ -138,45 +139,6 @@ def _no_gpu(spec: EngineSpec, wheel: Selected) -> PolicyError:
         found="a build for the CPU",
         hint="send torch to an index that has such builds (`indexes` and `sources` in the spec), "
         "carry the engine as a container image, or set `accelerator: cpu`",
-    )
-
-
-def engine_changes(locked: LockedEngine, spec: EngineSpec) -> list[Finding]:
-    """What locking `spec` again would change in `locked`: nothing when the list is empty.
-
-    Raises as `resolve_engine` does.
-    """
-    fresh = resolve_engine(spec)
-    where = f"engine {locked.id}"
-    old, new = _facts(locked), _facts(fresh)
-    findings = [_changed(f"{where}: {name}", old[name], new[name]) for name in old if old[name] != new[name]]
-    before = {wheel.name: wheel for wheel in locked.wheels}
-    after = {wheel.name: wheel for wheel in fresh.wheels}
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            findings.append(_changed(f"{where}: {name}", _shown(before.get(name)), _shown(after.get(name))))
-    return findings
-
-
-def _facts(engine: LockedEngine) -> dict[str, str]:
-    value = engine.model_dump(mode="json", by_alias=True, exclude={"wheels"})
-    return {name: str(member) for name, member in value.items()}
-
-
-def _shown(wheel: LockedWheel | None) -> str:
-    return f"{wheel.filename} sha256:{wheel.sha256}" if wheel else "nothing"
-
-
-def _changed(where: str, expected: str, found: str) -> Finding:
-    return Finding(
-        "lock-outdated",
-        "locking again gives something else",
-        where=where,
-        expected=expected,
-        found=found,
-        hint="lock again with `sealift lock SPEC` to take it",
-        severity="warning",
-        exit_code=ExitCode.POLICY,
     )
 
 

@@ -1,0 +1,170 @@
+"""`sealift install`: verify a bundle to the last byte, then install its engine and load its images."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bundler.cli.output import Output, json_option, printable
+from bundler.cli.progress import make_progress
+from bundler.cli.trust_options import perimeter, trust_options
+from bundler.core.report import Report
+from bundler.errors import Finding, UsageError
+
+if TYPE_CHECKING:
+    from bundler.core.progress import Progress
+    from bundler.launch.images import LoadedImage
+    from bundler.launch.install import Installation
+    from bundler.verification.verify import VerifiedBundle
+
+IMAGES_FOLDER = "payload/images"
+
+
+@click.command(
+    epilog="Exit codes: those of `sealift verify` when the bundle is refused, and then nothing is installed; "
+    "4 when this machine lacks something."
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Folder for the engine's Python environment; made whole or not at all.",
+)
+@click.option(
+    "--engine",
+    default=None,
+    help="Which engine, by id or folder name.  [default: the only one the bundle carries as wheels]",
+)
+@click.option(
+    "--python", default=None, metavar="PROGRAM", help="The CPython to use.  [default: looked for here]"
+)
+@click.option(
+    "--images",
+    "images_to",
+    metavar="TARGET",
+    default=None,
+    help="Load the images too: podman, docker, containerd[:NAMESPACE] or a registry (https://HOST/PREFIX).",
+)
+@trust_options
+@click.option("--resume", is_flag=True, help="Continue an interrupted verification instead of a new one.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 1024), default=None, help="Parallel readers.  [default: all cores]"
+)
+@click.option("--no-progress", is_flag=True, help="Show no progress.")
+@json_option
+def command(
+    bundle: Path,
+    to: Path | None,
+    engine: str | None,
+    python: str | None,
+    images_to: str | None,
+    policy: Path,
+    state: Path | None,
+    first_use: str | None,
+    resume: bool,
+    jobs: int | None,
+    no_progress: bool,
+    as_json: bool,
+) -> int:
+    """Verify BUNDLE (every byte), then install its engine and images from it alone, without network.
+
+    The engine's environment is built beside its place and renamed when it is complete; running the same
+    command again repairs a damaged one and leaves a whole one as it is.
+    """
+    from bundler.verification.verify import verify_bundle
+
+    _refuse_contradictions(to, engine, python, images_to)
+    progress = make_progress(wanted=not (no_progress or as_json))
+    result = verify_bundle(
+        bundle, perimeter(policy, state, first_use), workers=jobs, progress=progress, resume=resume
+    )
+    output = Output(as_json)
+    if result.verified is None:
+        code = output.emit(result.report)
+        output.data(click.style("REFUSED: nothing was installed.", fg="red", bold=True))
+        return code
+    data: dict[str, Any] = {"manifest": result.verified.manifest_sha256}
+    findings = list(result.report.findings)
+    if to is not None:
+        data["engine"] = _install(output, result.verified, engine, to, python, progress)
+    if images_to is not None:
+        data["images"] = _load(output, result.verified, images_to, progress, findings)
+    return output.emit(Report(verb="install", findings=tuple(findings), data=data))
+
+
+def _refuse_contradictions(
+    to: Path | None, engine: str | None, python: str | None, images_to: str | None
+) -> None:
+    if to is None and (engine or python or images_to is None):
+        raise UsageError(
+            "usage",
+            "what to install is not said" if images_to is None else "an engine needs a place",
+            expected="--to DIR for the engine, --images TARGET for the images, or both",
+            found="no --to",
+            hint="sealift install BUNDLE --policy POLICY --to /srv/sealift/engine",
+        )
+
+
+def _install(
+    output: Output,
+    verified: VerifiedBundle,
+    engine: str | None,
+    to: Path,
+    python: str | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    from bundler.launch.install import choose_folder, install_engine
+
+    done = install_engine(
+        verified.root,
+        choose_folder(verified.manifest, engine),
+        to,
+        manifest=verified.manifest,
+        manifest_sha256=verified.manifest_sha256,
+        python=python,
+        progress=progress,
+    )
+    _tell_engine(output, verified, done)
+    return {
+        "path": str(done.path),
+        "folder": done.folder,
+        "name": done.engine,
+        "version": done.version,
+        "python": done.python,
+        "wheels": done.wheels,
+        "reused": done.reused,
+    }
+
+
+def _tell_engine(output: Output, verified: VerifiedBundle, done: Installation) -> None:
+    how = "already installed and whole" if done.reused else f"installed from {done.wheels} wheels"
+    text = f"{done.engine} {done.version}: {how}, CPython {done.python}"
+    output.data(click.style(printable(text), fg="green", bold=True))
+    output.data(f"environment: {done.path}")
+    words = ["sealift", "launch", str(verified.root), "--profile", "PROFILE", "--env", str(done.path)]
+    output.say(f"next: {shlex.join(words)}")
+
+
+def _load(
+    output: Output, verified: VerifiedBundle, target: str, progress: Progress, findings: list[Finding]
+) -> list[dict[str, str]]:
+    from bundler.launch.images import load_images
+
+    loaded = load_images(verified.root / IMAGES_FOLDER, target, progress=progress)
+    for image in loaded:
+        findings += image.warnings
+        output.data(f"image: {printable(image.name)} {image.digest}")
+    return [_image(image) for image in loaded]
+
+
+def _image(image: LoadedImage) -> dict[str, str]:
+    return {
+        "name": image.name,
+        "platform": image.platform,
+        "digest": image.digest,
+        "target": image.target,
+    }
