@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from bundler import __version__
@@ -27,7 +27,7 @@ from bundler.assembly.artifacts import (
 )
 from bundler.content.model import check_model
 from bundler.content.oci import check_layout
-from bundler.content.wheel import metadata_text
+from bundler.content.wheel import check_wheels, metadata_text
 from bundler.core.lock import Lock, LockedModel
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
@@ -101,7 +101,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         _refuse_without_space(store.root, fetched)
         fetch_all(jobs, store, workers=request.workers, progress=progress)
         planned.update(_put_documents(request, store))
-        contents, findings = check_contents(request.lock, store.root, workers=request.workers)
+        contents, findings = check_contents(request.lock, store, workers=request.workers)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise PolicyError.of(errors)
@@ -130,8 +130,7 @@ def _already_there(request: BuildRequest) -> BuildResult:
         data = marker.read_bytes()
         if Manifest.parse(data).members.get("lock") == request.lock.sha256:
             _remove_work(building_folder(request.out))
-            result = _result(request.out, data, 0, ())
-            return BuildResult(**{**_fields(result), "already_sealed": True})
+            return replace(_result(request.out, data, 0, ()), already_sealed=True)
     raise UsageError(
         "output-exists",
         "the output exists and is not this bundle",
@@ -140,10 +139,6 @@ def _already_there(request: BuildRequest) -> BuildResult:
         found="a bundle of another lock" if marker.is_file() else "something else",
         hint="choose another folder with -o, or move the old one away",
     )
-
-
-def _fields(result: BuildResult) -> dict[str, object]:
-    return {name: getattr(result, name) for name in BuildResult.__slots__}
 
 
 def _drop_what_no_lock_asks_for(store: PayloadStore, planned: set[str]) -> None:
@@ -195,18 +190,16 @@ def documents(request: BuildRequest) -> dict[str, bytes]:
     return texts
 
 
-def check_contents(lock: Lock, root: Path, *, workers: int) -> tuple[Contents, list[Finding]]:
+def check_contents(lock: Lock, store: PayloadStore, *, workers: int) -> tuple[Contents, list[Finding]]:
     """What the fetched bytes look like, with the findings of all content checks."""
     findings: list[Finding] = []
     models: dict[str, ModelFacts] = {}
     for model in lock.models:
-        models[model.id] = _check_model(model, root, findings)
-    for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools)):
-        if engines:
-            findings += check_wheels(root / folder, workers=workers)
+        models[model.id] = _check_model(model, store.root, findings)
+    findings += _wheel_findings(lock, store, workers)
     if lock.images:
-        findings += check_layout(root / IMAGES_FOLDER)
-    return Contents(models=models, wheel_licenses=_wheel_licenses(lock, root, workers)), findings
+        findings += check_layout(store.root / IMAGES_FOLDER)
+    return Contents(models=models, wheel_licenses=_wheel_licenses(lock, store.root, workers)), findings
 
 
 def _check_model(model: LockedModel, root: Path, findings: list[Finding]) -> ModelFacts:
@@ -215,9 +208,27 @@ def _check_model(model: LockedModel, root: Path, findings: list[Finding]) -> Mod
         [item.path for item in model.files],
         format=model.format,
         allow_pickle=model.allow_pickle,
+        label=model.snapshot,
     )
     findings += content.findings
     return ModelFacts(executable=tuple(content.executable), facts=content.facts)
+
+
+def _wheel_findings(lock: Lock, store: PayloadStore, workers: int) -> list[Finding]:
+    """Each wheel on its own, the folders as wholes, and whether uv could install each engine from them."""
+    findings: list[Finding] = []
+    stored = store.stored()
+    for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools)):
+        if engines:
+            digests = {
+                PurePosixPath(path).name: item.sha256
+                for path, item in stored.items()
+                if path.startswith(folder + "/")
+            }
+            findings += check_wheels(store.root / folder, workers=workers, digests=digests)
+    for engine in lock.engines:
+        findings += wheel_index.completeness_findings(engine, store.root / WHEELS_FOLDER)
+    return findings
 
 
 def _wheel_licenses(lock: Lock, root: Path, workers: int) -> Mapping[str, str]:

@@ -111,10 +111,8 @@ def _contents(lock: Lock) -> Iterable[str]:
 
 
 def _tool_commands(lock: Lock) -> Iterable[str]:
-    for tools in lock.tools:
-        yield f"# for CPython {tools.python} on {tools.platform}"
-        yield f"python{tools.python} -m venv /srv/sealift/tool"
-        yield (
-            "/srv/sealift/tool/bin/python -m pip install --no-index --find-links payload/tools"
-            f" --require-hashes -r payload/tools/{tools.folder}/requirements.txt"
-        )
+    if lock.tools:
+        pythons = " or ".join(sorted({tools.python for tools in lock.tools}))
+        yield f"python3 -m venv /srv/sealift/tool     # CPython {pythons}"
+        yield "/srv/sealift/tool/bin/python -m pip install --no-index --find-links payload/tools \\"
+        yield "    --require-hashes -r payload/tools/requirements.txt"

@@ -151,10 +151,11 @@ def _first_line(command: list[str]) -> str:
 
 def trust_policy(_: Path) -> Iterator[Check]:
     """Whether the host's default policy and state are there."""
-    from bundler.cli.trust_options import DEFAULT_POLICY, DEFAULT_STATE
+    from bundler.cli.trust_options import DEFAULT_POLICY
+    from bundler.trust.state_files import DEFAULT_STATE
 
     for name, path in (("trust policy", DEFAULT_POLICY), ("trust state", DEFAULT_STATE)):
-        there = Path(path).exists()
+        there = path.exists()
         hint = "`sealift trust init` makes a policy; the first verification writes the state"
         yield Check(
             name=name,

@@ -165,12 +165,12 @@ def test_another_release_key_is_refused(place: Workplace) -> None:
 
 
 def test_the_tools_in_the_bundle_install_sealift_itself_offline(place: Workplace) -> None:
-    (requirements,) = (place.folder / "bundle" / "payload" / "tools").rglob("requirements.txt")
+    requirements = "bundle/payload/tools/requirements.txt"
     environment = place.folder / "tool"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     subprocess.run(
         ["unshare", "-n", "--", str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        + ["--no-index", "--find-links", "bundle/payload/tools", "--require-hashes", "-r", str(requirements)],
+        + ["--no-index", "--find-links", "bundle/payload/tools", "--require-hashes", "-r", requirements],
         cwd=place.folder,
         env={"PATH": "/usr/bin:/bin", "HOME": str(place.folder)},
         check=True,
