@@ -51,7 +51,10 @@ ZSTD_DOCKER = 23
 """First docker engine that reads zstd layers."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "amd64": "amd64"}
 _LOWER_CASE_PATH = re.compile(r"[a-z0-9/_.-]+")
-_REGISTRY_TARGET = re.compile(r"(?:https?://)?(?P<host>localhost|[^/]*[.:][^/]*)(?P<prefix>/[a-z0-9._/-]*)?")
+_HOST = r"localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:)|\[[0-9A-Fa-f:]+\]"
+_REGISTRY_TARGET = re.compile(
+    rf"(?:https?://)?(?P<host>(?:{_HOST})(?::[0-9]+)?)/?(?P<prefix>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)?"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +149,7 @@ def parse_target(target: str) -> Engine | Registry:
             expected="podman, docker, containerd[:NAMESPACE] or a registry (https://registry.example:5000/team)",
             found=repr(target)[:200],
         )
-    return Registry(
-        host=match["host"], prefix=(match["prefix"] or "").strip("/"), plain_http=target.startswith("http://")
-    )
+    return Registry(host=match["host"], prefix=match["prefix"] or "", plain_http=target.startswith("http://"))
 
 
 def require(program: str) -> None:

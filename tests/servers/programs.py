@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -64,10 +65,15 @@ def _answers(host: str) -> bool:
 
 
 @contextmanager
-def containerd(folder: Path) -> Iterator[Path]:
+def containerd() -> Iterator[Path]:
     """A containerd of the test's own; the path of its socket. Skips where one cannot run."""
     need("containerd", "ctr")
-    folder.mkdir()
+    # Not below tmp_path: the path of a socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="sealift-containerd-") as folder:
+        yield from _containerd(Path(folder))
+
+
+def _containerd(folder: Path) -> Iterator[Path]:
     address = folder / "c.sock"
     config = folder / "config.toml"
     config.write_text(

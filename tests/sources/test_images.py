@@ -21,12 +21,14 @@ from bundler.content.oci import REF_NAME, check_layout
 from bundler.core.image_reference import ImageReference
 from bundler.core.lock import LockedImage, LockedPlatform
 from bundler.core.spec import ImageSpec
+from bundler.demo.registry import make_demo_image, push_layout
 from bundler.errors import IntegrityError, MalformedError, NetworkError, PolicyError
 from bundler.sources.fetch import RetryPolicy, fetch_all
 from bundler.sources.images import client_for, image_changes, image_jobs, index_path, resolve_image
 from bundler.sources.registry import RegistryClient
 from bundler.sources.registry_auth import DockerConfig
 from bundler.storage.payload import PayloadStore
+from tests.servers.programs import docker_registry, need
 from tests.servers.registry import Fault, FaultyRegistry, manifest_of
 
 QUICK = RetryPolicy(tries=4, first=0.01, jitter=lambda: 0.0)
@@ -456,6 +458,29 @@ def test_a_killed_pull_fetches_only_the_rest(registry: FaultyRegistry, tmp_path:
     assert registry.seen(layer)[0].headers["range"] == f"bytes={kept}-"
     blob = tmp_path / "tree/payload/images/blobs/sha256" / layer[7:]
     assert hashlib.sha256(blob.read_bytes()).hexdigest() == layer[7:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platforms", [BOTH, BOTH[1:]], ids=["every platform", "one of two"])
+def test_debians_registry_is_pulled_from_and_skopeo_reads_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platforms: tuple[str, ...]
+) -> None:
+    need("skopeo")
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    content = {
+        name: {"etc/arch": name.encode(), "shared": random.Random(4).randbytes(2_000_000)} for name in BOTH
+    }
+    digest = make_demo_image(tmp_path / "source", "demo/app:v1", content, ["/bin/hello"])
+    with docker_registry(tmp_path / "real") as host:
+        (reference,) = push_layout(tmp_path / "source", f"http://{host}")
+        image = resolve_image(ImageSpec(reference=reference, platforms=platforms, plain_http=True))
+        layout = fetch(tmp_path, image)
+    assert image.digest == digest
+    assert check_layout(layout) == []
+    copy = ["skopeo", "copy", "--quiet", "--all", "--preserve-digests"]
+    subprocess.run([*copy, f"oci:{layout}:{reference}", f"oci:{tmp_path}/out:v1"], check=True)
+    (entry,) = json.loads((tmp_path / "out/index.json").read_bytes())["manifests"]
+    assert entry["digest"] == (digest if image.complete else image.platforms[0].digest)
 
 
 # --- what changed upstream ---
