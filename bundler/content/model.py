@@ -55,22 +55,18 @@ class ModelContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """Everything that was read, by path."""
+    """Everything that was read, by path; `tensors` are those of all shards by name (a name in two shards is
+    told elsewhere), `config` is the model's own configuration, or nothing, `quantization` what it says,
+    `found` the format of the safetensors weights.
+    """
 
     shards: Mapping[str, safetensors.SafetensorsHeader]
     ggufs: Mapping[str, gguf.GgufHeader]
     documents: Mapping[str, Any]
-
-    @property
-    def tensors(self) -> dict[str, safetensors.Tensor]:
-        """The tensors of all shards; a name in two shards is told elsewhere."""
-        return {name: tensor for header in self.shards.values() for name, tensor in header.tensors.items()}
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The model's own configuration, or nothing."""
-        value = self.documents.get("config.json")
-        return value if isinstance(value, dict) else {}
+    tensors: Mapping[str, safetensors.Tensor]
+    config: Mapping[str, Any]
+    quantization: Quantization
+    found: str
 
 
 def check_model(
@@ -83,11 +79,7 @@ def check_model(
     before every path in findings (the folder's path in the bundle). Never raises for what the files hold.
     """
     findings: list[Finding] = []
-    read = _Read(
-        shards=_read_all(folder, _ending(files, SHARD_SUFFIX), _read_shard, findings),
-        ggufs=_read_all(folder, _ending(files, GGUF_SUFFIX), _read_gguf, findings),
-        documents=_read_all(folder, [path for path in files if _is_document(path)], _read_document, findings),
-    )
+    read = _read(folder, files, findings)
     findings += _weight_findings(read, format)
     findings += _unsafe_findings(folder, files, allow_pickle)
     findings += _code_findings(folder, files, read.documents)
@@ -97,6 +89,23 @@ def check_model(
         findings=tuple(sorted(located, key=lambda finding: (finding.reference, finding.where))),
         executable=executable,
         facts=_facts(read, executable),
+    )
+
+
+def _read(folder: Path, files: Sequence[str], findings: list[Finding]) -> _Read:
+    shards = _read_all(folder, _ending(files, SHARD_SUFFIX), _read_shard, findings)
+    documents = _read_all(folder, list(filter(_is_document, files)), _read_document, findings)
+    tensors = {name: tensor for header in shards.values() for name, tensor in header.tensors.items()}
+    config = documents.get("config.json")
+    quantization = Quantization.of_config(config)
+    return _Read(
+        shards=shards,
+        ggufs=_read_all(folder, _ending(files, GGUF_SUFFIX), _read_gguf, findings),
+        documents=documents,
+        tensors=tensors,
+        config=config if isinstance(config, dict) else {},
+        quantization=quantization,
+        found=found_format(tensors.values(), quantization),
     )
 
 
@@ -164,9 +173,8 @@ def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
     """Findings across files: shards and index, scales, split parts, declared format, unwritten regions."""
     indexes = {path: value for path, value in read.documents.items() if path.endswith(INDEX_SUFFIX)}
     yield from shard_findings(read.shards, indexes)
-    quantization = Quantization.of_config(read.config)
     if read.shards:
-        yield from quantization_findings(read.tensors, quantization, where="config.json")
+        yield from quantization_findings(read.tensors, read.quantization, read.found, where="config.json")
     yield from gguf.split_findings(read.ggufs)
     mismatch = format_finding(declared, _format(read), where="")
     if mismatch is not None:
@@ -174,7 +182,7 @@ def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
     for path, header in read.shards.items():
         if header.hole is not None:
             yield _hole_finding(path, header.hole)
-    if read.shards and not read.config:
+    if read.shards and "config.json" not in read.documents:
         yield _warning("config-missing", "the weights have no config.json", "config.json", "a configuration")
     if not read.shards and not read.ggufs:
         yield _warning("no-weights", "the model has no readable weights", "", "*.safetensors or *.gguf")
@@ -246,7 +254,7 @@ def _format(read: _Read) -> str:
     """The formats of all weights, usually one; `none` without readable weights."""
     formats = ["gguf"] if read.ggufs else []
     if read.shards or not formats:
-        formats.append(found_format(read.tensors.values(), Quantization.of_config(read.config)))
+        formats.append(read.found)
     return "+".join(formats)
 
 
@@ -258,7 +266,7 @@ def _facts(read: _Read, executable: Sequence[str]) -> dict[str, Any]:
         "format": _format(read),
         "architecture": _architecture(read),
         "contextLength": _context_length(read),
-        "parameters": parameter_count(tensors.values(), Quantization.of_config(read.config))
+        "parameters": parameter_count(tensors.values(), read.quantization)
         + sum(tensor.count for tensor in ggufs),
         "tensors": len(tensors) + len(ggufs),
         "weightFiles": len(read.shards) + len(read.ggufs),

@@ -99,15 +99,15 @@ def found_format(tensors: Iterable[Tensor], quantization: Quantization) -> str:
 
 
 def quantization_findings(
-    tensors: Mapping[str, Tensor], quantization: Quantization, *, where: str
+    tensors: Mapping[str, Tensor], quantization: Quantization, found: str, *, where: str
 ) -> list[Finding]:
-    """Findings about scales: present, of the right dtype and shape, and none without its weight.
+    """Findings about scales: present, of the right dtype and shape, and none without its weight; and about a
+    configuration that declares another format than the `found` one.
 
     References: `fp8-scale`, `int4-scale`, `quantization-config`.
     """
     findings = _fp8_findings(tensors, quantization, where)
     findings += _packed_findings(tensors, quantization, where)
-    found = found_format(tensors.values(), quantization)
     if quantization.method == "fp8" and "fp8" not in found:
         findings.append(_finding("quantization-config", where, "FP8 tensors, as config.json says", found))
     if quantization.method == "compressed-tensors" and quantization.bits == 4 and found != "int4":

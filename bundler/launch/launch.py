@@ -125,7 +125,8 @@ def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: L
     """The plan for the bundle at `root`; that it was verified is the caller's word (`prepare` is the door).
 
     Raises UsageError (`unknown-profile`), PolicyError (flags, parsers, code, environment, version),
-    MachineError (`no-environment`, `port-in-use`, `work-folder-...`), IntegrityError (`installed-from-another-bundle`).
+    MachineError (`no-environment`, `port-in-use`, `work-folder-open`, `work-folder-too-long`),
+    IntegrityError (`installed-from-another-bundle`).
     """
     entry = _with_address(find_entry(manifest, request.profile), request)
     distribution = requirement_name(entry.requirement)
