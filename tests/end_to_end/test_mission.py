@@ -168,9 +168,10 @@ def test_the_tools_in_the_bundle_install_sealift_itself_offline(place: Workplace
     requirements = "bundle/payload/tools/requirements.txt"
     environment = place.folder / "tool"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    pip = ("-m", "pip", "install", "--quiet", "--no-index", "--find-links", "bundle/payload/tools")
+    python = str(environment / "bin" / "python")
     subprocess.run(
-        ["unshare", "-n", "--", str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        + ["--no-index", "--find-links", "bundle/payload/tools", "--require-hashes", "-r", requirements],
+        ["unshare", "-n", "--", python, *pip, "--require-hashes", "-r", requirements],
         cwd=place.folder,
         env={"PATH": "/usr/bin:/bin", "HOME": str(place.folder)},
         check=True,
