@@ -48,10 +48,9 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 def fill(disk: Path, *, leave: int) -> Path:
     """Take all free bytes of a disk but about `leave`."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as stream:
-        with suppress(OSError):
-            while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > leave:
-                stream.write(bytes(4096))
+    with filler.open("wb", buffering=0) as stream, suppress(OSError):
+        while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > leave:
+            stream.write(bytes(4096))
     return filler
 
 
