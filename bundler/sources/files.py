@@ -193,14 +193,14 @@ def _size_at(url: str, sha256: str, headers: Headers, timeouts: Timeouts) -> int
 
 
 def _announced_size(source: HttpByteSource) -> int | None:
-    """Content-Length of a HEAD request; None when there is none, or the server knows no HEAD."""
+    """Content-Length of a HEAD answer; None when absent, when of coded bytes, or when HEAD is refused."""
     try:
         hop = source.head()
     except TransientError:
         raise
     except NetworkError:
         return None  # 403, 404 and 405 to HEAD alone are common (signed URLs): GET tells the truth
-    length = hop.headers.get("content-length", "")
+    length = "" if "content-encoding" in hop.headers else hop.headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() else None
 
 

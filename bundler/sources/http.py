@@ -342,7 +342,11 @@ class Body:
             self._rest, count = piece[count:], count - len(piece)
 
     def abort(self) -> None:
-        """Ends a read that waits in another thread; that read raises or the body just ends."""
+        """Ends a read that waits in another thread; that read raises, or the body just ends.
+
+        Bytes given out afterwards are worthless (Python lets go of TLS before it shuts the socket down), so
+        set a stop sign first, and look at it before using any.
+        """
         try:
             self._raw.shutdown()
         except (ValueError, OSError, RuntimeError):

@@ -17,6 +17,9 @@ class ByteSource(Protocol):
         Raises `TransientError` when trying again may help (dropped, stalled, 429, 5xx), carrying the
         seconds to wait when the server said so; any other `NetworkError` ends the job (changed commit or
         ETag, 401, 403, 404).
+
+        What is opened may also have a method `abort()`: it is called from another thread when the run is
+        over, to end a read that waits. The bytes of a read that ends so are not used.
         """
 
 

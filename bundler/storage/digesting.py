@@ -1,8 +1,8 @@
 """All digests of a file in one pass over its bytes: whole SHA-256, chunk SHA-256, git blob id.
 
 Two SHA-256 over the same bytes cost twice the processor time, so each runs in a lane of its own while the
-caller already writes these bytes and receives the next (hashlib lets go of the interpreter lock). On 2
-cores one stream went from 0.38 to 0.75 GB/s with that; several streams fill the cores either way.
+caller already writes these bytes and receives the next (hashlib lets go of the interpreter lock). Measured
+on 2 cores with nothing but hashing: 0.7 GB/s in one lane after the other, 1.2 GB/s side by side.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from bundler.core.chunks import DEFAULT_CHUNK_SIZE, DIGEST_BYTES
 
-# Below this the hand-over to another thread (about 30 us) costs more than it saves (1.4 GB/s: 23 us).
+# Smaller pieces are hashed at once: waking another thread takes some 30 us, SHA-256 of 128 KiB about 90 us.
 HAND_OVER_BYTES = 128 << 10
 
 

@@ -25,6 +25,8 @@ class Fault:
     """Send these as well, in place of our own of the same name."""
     ok_status: int | None = None
     """Say this status, but send the file as if it were a success."""
+    head_headers: dict[str, str] = field(default_factory=dict)
+    """Send these to HEAD, in place of our own of the same name."""
     redirect: str | None = None
     """Answer 302 to this URL."""
     drop_after: int | None = None
@@ -161,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         status = owner.head_status or (404 if data is None else 200)
         fault = owner.always.get(self.path, Fault())
         length = {} if fault.extra or fault.short else {"Content-Length": str(len(data or b""))}
-        self._head(status, {**length, **owner.extra_headers, "Connection": "close"})
+        self._head(status, {**length, **owner.extra_headers, "Connection": "close", **fault.head_headers})
         self.close_connection = True
 
     def do_GET(self) -> None:

@@ -50,7 +50,7 @@ def test_a_url_is_locked_by_asking_for_its_size_only(server: FileServer, base: P
     assert [seen.method for seen in server.requests] == ["HEAD"]
 
 
-@pytest.mark.parametrize("reason", ["no length", "405", "403"])
+@pytest.mark.parametrize("reason", ["no length", "coded", "405", "403"])
 def test_a_url_that_does_not_tell_its_size_is_read_through(
     server: FileServer, base: Path, reason: str
 ) -> None:
@@ -59,7 +59,12 @@ def test_a_url_that_does_not_tell_its_size_is_read_through(
         expected = hashlib.sha256(DATA[:-1]).hexdigest()
         assert resolve_file(_by_url(server, sha256=expected), base).size == 99_999
     else:
-        server.head_status = int(reason)
+        if reason == "coded":
+            server.always["/tool.bin"] = Fault(
+                head_headers={"Content-Encoding": "gzip", "Content-Length": "9"}
+            )
+        else:
+            server.head_status = int(reason)
         assert resolve_file(_by_url(server), base).size == 100_000
     assert [seen.method for seen in server.requests] == ["HEAD", "GET"]
 

@@ -19,7 +19,7 @@ from bundler.storage import journal as journal_module
 from bundler.storage.journal import Journal, decode_lines, encode_line
 
 TEXT = st.text(st.characters(codec="utf-8"))
-ENTRIES = st.lists(st.dictionaries(TEXT, TEXT | st.integers(-(2**53), 2**53)))
+ENTRIES = st.lists(st.dictionaries(TEXT, TEXT | st.integers(-(2**53), 2**53), max_size=4), max_size=5)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -365,6 +365,18 @@ def test_a_link_in_place_of_the_partial_is_not_followed(store: PayloadStore, tmp
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
 
+def test_a_thread_left_behind_cannot_put_anything_into_a_closed_store(tmp_path: Path) -> None:
+    with _store(tmp_path) as store:
+        writer = store.writer(PATH, len(DATA))
+        writer.write(DATA)
+    with pytest.raises(RuntimeError, match="the store is closed"):
+        writer.commit(sha256=SHA256)
+    writer.close()
+    assert _tree(tmp_path / "tree") == []
+    with _store(tmp_path) as store, store.writer(PATH, len(DATA)) as again:
+        assert again.offset == len(DATA)
+
+
 def test_one_process_at_a_time_and_the_other_is_named(tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"
