@@ -231,6 +231,8 @@ def check_layout(folder: Path) -> list[Finding]:
     image configs fit their layers, nothing else lies there, and nothing is a link. Layer bytes are *not*
     hashed here: the manifest of the bundle covers them.
     """
+    if not _is_folder(folder):
+        return [_finding("oci-file-missing", "there is no image layout", str(folder), "a folder", "none")]
     tree, findings = _walk(folder)
     if findings:
         return findings
@@ -256,9 +258,15 @@ def _walk(folder: Path) -> tuple[dict[str, int], list[Finding]]:
     return files, findings
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder itself, not a link to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    if not stat.S_ISDIR(os.lstat(folder).st_mode):
-        raise NotADirectoryError(20, os.strerror(20), str(folder))
     with os.scandir(folder) as entries:
         return list(entries)
 
@@ -273,6 +281,7 @@ class _LayoutCheck:
     seen: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def run(self) -> list[Finding]:
+        """All findings."""
         self._check_version()
         waiting = [(one, "index.json") for one in self._roots()]
         while waiting:

@@ -7,7 +7,7 @@ as they are, because every digest in the chain is a digest of those bytes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from bundler.content.oci import (
@@ -26,7 +26,7 @@ from bundler.content.oci import (
 from bundler.core.image_reference import ImageReference
 from bundler.core.lock import LockedImage, LockedPlatform, LockedReferrer
 from bundler.core.spec import ImageSpec
-from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, NetworkError
+from bundler.errors import IntegrityError, MalformedError
 from bundler.sources.http import Body
 from bundler.sources.jobs import FetchJob
 from bundler.sources.registry import FetchedManifest, RegistryClient
@@ -80,6 +80,7 @@ class _Resolution:
     referrers: dict[tuple[str, str | None], LockedReferrer] = field(default_factory=dict)
 
     def run(self) -> LockedImage:
+        """The image, pinned."""
         root = self.client.manifest(self.reference.repository, self.reference.target)
         parsed = self._parse(root)
         if isinstance(parsed, ImageIndex):
@@ -278,33 +279,18 @@ def _locked_platform(platform: str, fetched: FetchedManifest, manifest: ImageMan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobSource:
-    """Opens a locked blob at its registry, from any offset."""
+    """Opens a locked blob or manifest at its registry, from any offset."""
 
     client: RegistryClient
     repository: str
     digest: str
     size: int
+    is_manifest: bool
 
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Body]:
+    def open(self, offset: int) -> AbstractContextManager[Body]:
         """The bytes from `offset` on (see `ByteSource.open`)."""
-        with self.client.open_blob(self.repository, self.digest, offset, self.size) as body:
-            yield body
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestSource:
-    """Opens a locked manifest; it is small, so it always comes whole."""
-
-    client: RegistryClient
-    repository: str
-    digest: str
-
-    @contextmanager
-    def open(self, offset: int) -> Iterator[Iterator[bytes]]:
-        """The bytes from `offset` on (see `ByteSource.open`)."""
-        data = self.client.manifest(self.repository, self.digest).data
-        yield iter((data[offset:],))
+        opener = self.client.open_manifest if self.is_manifest else self.client.open_blob
+        return opener(self.repository, self.digest, offset, self.size)
 
 
 def image_jobs(images: Sequence[LockedImage], *, config: DockerConfig | None = None) -> list[FetchJob]:
@@ -331,12 +317,13 @@ def _jobs_of(image: LockedImage, client: RegistryClient, repository: str) -> Ite
     owners: tuple[LockedPlatform | LockedReferrer, ...] = (*image.platforms, *image.referrers)
     manifests = {(index_path(image), image.digest, image.size)}
     manifests |= {(_path(one.digest), one.digest, one.size) for one in owners}
-    for path, digest, size in sorted(manifests):
-        source = ManifestSource(client=client, repository=repository, digest=digest)
-        yield FetchJob(path=path, size=size, sha256=digest.partition(":")[2], source=source)
-    for digest, size in sorted({blob for one in owners for blob in one.blobs}):
-        blob = BlobSource(client=client, repository=repository, digest=digest, size=size)
-        yield FetchJob(path=_path(digest), size=size, sha256=digest.partition(":")[2], source=blob)
+    blobs = {(_path(digest), digest, size) for one in owners for digest, size in one.blobs}
+    for is_manifest, files in ((True, manifests), (False, blobs - manifests)):
+        for path, digest, size in sorted(files):
+            source = BlobSource(
+                client=client, repository=repository, digest=digest, size=size, is_manifest=is_manifest
+            )
+            yield FetchJob(path=path, size=size, sha256=digest.partition(":")[2], source=source)
 
 
 def _path(digest: str) -> str:
@@ -351,60 +338,4 @@ def _size_conflict(job: FetchJob, known: FetchJob) -> MalformedError:
         expected=f"{known.size} bytes",
         found=f"{job.size} bytes",
         hint="lock again: `sealift lock SPEC`",
-    )
-
-
-# --- whether upstream moved ---------------------------------------------------------------------------
-
-
-def image_changes(image: LockedImage, *, client: RegistryClient | None = None) -> list[Finding]:
-    """What has changed upstream since the image was locked, as warnings; empty when nothing has.
-
-    References: `image-moved` (the tag leads elsewhere), `image-gone`, `referrers-changed`.
-    Network failures other than "not found" are raised.
-    """
-    spec = ImageSpec(
-        reference=image.reference,
-        platforms=tuple(one.platform for one in image.platforms),
-        plain_http=image.plain_http,
-    )
-    try:
-        found = resolve_image(spec, client=client)
-    except NetworkError as error:
-        if error.reference != "image-not-found":
-            raise
-        return [
-            _change("image-gone", "the image is no longer at its registry", image, image.digest, "nothing")
-        ]
-    if found.digest != image.digest:
-        what = "the tag leads to another image than was locked"
-        return [_change("image-moved", what, image, image.digest, found.digest)]
-    if found.referrers != image.referrers:
-        return [_referrers_changed(image, found)]
-    return []
-
-
-def _referrers_changed(image: LockedImage, found: LockedImage) -> Finding:
-    before = {one.tag or one.digest for one in image.referrers}
-    now = {one.tag or one.digest for one in found.referrers}
-    more, less = sorted(now - before), sorted(before - now)
-    text = "; ".join(
-        f"{word}: {', '.join(names)}" for word, names in (("new", more), ("gone", less)) if names
-    )
-    what = "signatures or attestations of the image have changed"
-    return _change(
-        "referrers-changed", what, image, f"{len(before)} as locked", text or "same names, other bytes"
-    )
-
-
-def _change(reference: str, what: str, image: LockedImage, expected: str, found: str) -> Finding:
-    return Finding(
-        reference=reference,
-        what=what,
-        where=image.reference,
-        expected=expected,
-        found=found[:400],
-        hint="`sealift lock SPEC` pins what is there now; review the difference first",
-        severity="warning",
-        exit_code=ExitCode.PASSED,
     )

@@ -145,10 +145,16 @@ class RegistryClient:
     def open_blob(self, repository: str, digest: str, offset: int, size: int | None = None) -> Iterator[Body]:
         """The bytes of a blob from `offset`, as they come: *not* hashed here, and not retried."""
         assert is_oci_digest(digest)
-        with self._open(f"/v2/{repository}/blobs/{digest}", repository, offset=offset, size=size) as (
-            _,
-            body,
-        ):
+        path = f"/v2/{repository}/blobs/{digest}"
+        with self._open(path, repository, offset=offset, size=size) as (_, body):
+            yield body
+
+    @contextmanager
+    def open_manifest(self, repository: str, digest: str, offset: int, size: int) -> Iterator[Body]:
+        """As `open_blob`, for the bytes of a manifest that is known by digest and size."""
+        assert is_oci_digest(digest)
+        path = f"/v2/{repository}/manifests/{digest}"
+        with self._open(path, repository, accept=ACCEPT, offset=offset, size=size) as (_, body):
             yield body
 
     # --- single attempts ---

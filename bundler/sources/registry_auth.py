@@ -189,12 +189,12 @@ class Challenge:
 
     @classmethod
     def parse(cls, header: str) -> Challenge:
-        """The challenge in a header with one challenge (RFC 9110 section 11.6.1)."""
+        """The first challenge in a header (RFC 9110 section 11.6.1); later ones replace nothing of it."""
         scheme, _, rest = header.strip().partition(" ")
-        found = {
-            match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
-            for match in _CHALLENGE_PART.finditer(rest)
-        }
+        found: dict[str, str] = {}
+        for match in _CHALLENGE_PART.finditer(rest):
+            value = re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
+            found.setdefault(match[1].lower(), value)
         return cls(scheme=scheme.lower(), parameters=found)
 
 

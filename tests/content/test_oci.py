@@ -75,6 +75,13 @@ def test_a_whole_layout_has_no_findings(layout: Path) -> None:
     assert check_layout(layout) == []
 
 
+@pytest.mark.parametrize("linked", [False, True], ids=["absent", "a link to a whole one"])
+def test_a_layout_that_is_no_folder_is_told(layout: Path, tmp_path: Path, linked: bool) -> None:
+    if linked:
+        (tmp_path / "link").symlink_to(layout)
+    assert found(tmp_path / "link") == [("oci-file-missing", str(tmp_path / "link"))]
+
+
 def test_a_missing_layer_is_told_with_who_wants_it(layout: Path) -> None:
     layer = first_manifest(layout)["layers"][0]["digest"][7:]
     (blobs(layout) / layer).unlink()

@@ -83,11 +83,10 @@ def registry(tmp_path: Path) -> Iterator[FaultyRegistry]:
 
 
 @pytest.fixture
-def whole(tmp_path: Path, registry: FaultyRegistry) -> Path:
-    """The layout of a bundle with both platforms of one image."""
-    make_demo_image(tmp_path / "source", "demo/app:v1", FILES, ["/bin/hello"])
-    push_layout(tmp_path / "source", registry.url)
-    return bundle(tmp_path, lock(registry, ":v1", BOTH))
+def whole(tmp_path: Path) -> Path:
+    """A layout with both platforms of one image."""
+    make_demo_image(tmp_path / "whole", "demo/app:v1", FILES, ["/bin/hello"])
+    return tmp_path / "whole"
 
 
 @pytest.fixture

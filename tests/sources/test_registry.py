@@ -203,6 +203,11 @@ def test_a_challenge_keeps_commas_inside_quotes() -> None:
     assert found.parameters == {"realm": "https://a/t?x=1,2", "service": 'a "b"', "scope": "plain"}
 
 
+def test_a_second_challenge_in_the_header_changes_nothing_of_the_first() -> None:
+    found = Challenge.parse('Bearer realm="https://a/t",service="s", Basic realm="other"')
+    assert found.parameters["realm"] == "https://a/t"
+
+
 # --- redirects ---
 
 
