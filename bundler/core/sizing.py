@@ -18,7 +18,7 @@ For each GPU: weights / N + overhead + tokens x KV bytes per token <= memory x u
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -32,7 +32,7 @@ DEFAULT_RAM_OVERHEAD = 4_000_000_000
 measured with a tiny model) and compute buffers (not measured with a large one). Override it."""
 CONTEXT_STEP = 1024
 MAX_STAGES = 16
-Verdict = Literal["fits", "shorter", "no"]
+Verdict = Literal["fits", "shorter", "no", "context-unknown"]
 _BYTES_PER_ELEMENT = {
     "auto": 2,
     "bfloat16": 2,
@@ -89,6 +89,34 @@ class ModelShape:
             elements_per_head=2 * head,
             latent=False,
             context=context,
+        )
+
+    @classmethod
+    def parse_gguf(cls, architecture: str, integer: Callable[[str], int | None]) -> ModelShape | None:
+        """The shape in a GGUF header, whose members `integer` looks up; None when one needed is missing.
+
+        llama.cpp keeps `key_length` + `value_length` numbers per KV head, for latent attention too.
+        """
+
+        def member(name: str) -> int | None:
+            value = integer(f"{architecture}.{name}")
+            return value if value is not None and 0 < value < 2**40 else None
+
+        layers, heads = member("block_count"), member("attention.head_count")
+        if layers is None or heads is None:
+            return None
+        head = (member("embedding_length") or 0) // heads
+        key, value = member("attention.key_length") or head, member("attention.value_length") or head
+        if not key or not value:
+            return None
+        kv_heads = member("attention.head_count_kv") or heads
+        return cls(
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            elements_per_head=key + value,
+            latent=kv_heads == 1,
+            context=member("context_length"),
         )
 
     def kv_bytes(self, layout: Layout, bytes_per_element: int = 2) -> int:
@@ -171,6 +199,8 @@ class Fit:
     kv_tokens: int | None
     """Tokens of KV cache over all sequences; None when the configuration is not known."""
     wanted_context: int | None
+    model_context: int | None = None
+    """Longest context the model was made for."""
 
     @property
     def gpus(self) -> int:
@@ -179,20 +209,24 @@ class Fit:
 
     @property
     def longest_context(self) -> int | None:
-        """Tokens that fit in one sequence, rounded down to 1024."""
-        return None if self.kv_tokens is None else self.kv_tokens // CONTEXT_STEP * CONTEXT_STEP
+        """Tokens that fit in one sequence, rounded down to 1024; never more than the model was made for."""
+        if self.kv_tokens is None:
+            return None
+        fitting = self.kv_tokens // CONTEXT_STEP * CONTEXT_STEP
+        return fitting if self.model_context is None else min(fitting, self.model_context)
 
     @property
     def verdict(self) -> Verdict:
-        """`fits`; `shorter`: it loads, with less context than wanted; `no`: it does not load.
+        """`fits`; `shorter`: it loads, with less context than wanted; `no`: it does not load;
+        `context-unknown`: weights and overhead fit, the KV cache could not be judged.
 
         With fewer than 1024 tokens it counts as not loading: no engine serves anything useful there.
         """
-        if self.left <= 0 or (self.longest_context is not None and self.longest_context == 0):
+        if self.left <= 0 or self.longest_context == 0:
             return "no"
-        if self.kv_tokens is None or self.wanted_context is None or self.kv_tokens >= self.wanted_context:
-            return "fits"
-        return "shorter"
+        if self.kv_tokens is None:
+            return "context-unknown"
+        return "shorter" if self.wanted_context and self.kv_tokens < self.wanted_context else "fits"
 
     @property
     def sequences(self) -> Fraction | None:
@@ -246,6 +280,7 @@ def _fit(demand: Demand, device: str, budget: Fraction, layout: Layout) -> Fit:
         kv_bytes_per_token=per_token,
         kv_tokens=None if per_token is None else max(0, int(left * layout.decode_context / per_token)),
         wanted_context=demand.wanted_context,
+        model_context=shape.context if shape else None,
     )
 
 
@@ -260,7 +295,8 @@ def weights_per_gpu(weights: int, shape: ModelShape | None, layout: Layout) -> F
 def nodes_that_would_do(demand: Demand, kinds: Iterable[GpuKind] = GPU_KINDS) -> tuple[Fit, ...]:
     """For each kind of GPU the smallest layout in which `demand` fits; kinds that never do are left out.
 
-    Tensor parallel 1, 2, 4, 8 in one machine, then further machines of 8 as pipeline stages.
+    Tensor parallel 1, 2, 4, 8 in one machine, then further machines of 8 as pipeline stages. Empty when the
+    model's shape is not known.
     """
     found = []
     for kind in kinds:

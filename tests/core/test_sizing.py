@@ -151,7 +151,7 @@ def test_a_shape_is_unknown_rather_than_guessed(config: dict[str, object], reaso
 
 def test_without_a_shape_the_weights_alone_are_judged() -> None:
     found = fit(Demand(weights=10**11, shape=None), H200, Layout(tensor=1))
-    assert (found.kv_tokens, found.longest_context, found.verdict) == (None, None, "fits")
+    assert (found.kv_tokens, found.longest_context, found.verdict) == (None, None, "context-unknown")
     assert fit(Demand(weights=10**13, shape=None), H200, Layout(tensor=8)).verdict == "no"
 
 
@@ -160,15 +160,25 @@ def test_the_longest_context_is_rounded_down_to_1024() -> None:
     assert (found.kv_tokens, found.longest_context, found.verdict) == (189_090, 188_416, "shorter")
 
 
+def test_the_longest_context_is_never_more_than_the_model_was_made_for() -> None:
+    found = fit(Demand(weights=INT4_BYTES, shape=KIMI), H200, Layout(tensor=8))
+    assert (found.kv_tokens, found.longest_context) == (712_689, 262_144)
+
+
 def test_fewer_than_1024_tokens_count_as_not_fitting() -> None:
     roomy = fit(Demand(weights=0, shape=KIMI, overhead=0), H200, Layout())
     tight = Demand(weights=0, shape=KIMI, overhead=roomy.left - 70_272 * 500)
     assert fit(tight, H200, Layout()).verdict == "no"
 
 
+def test_without_a_shape_no_nodes_are_recommended() -> None:
+    assert nodes_that_would_do(Demand(weights=1, shape=None)) == ()
+
+
 def test_main_memory_is_used_whole() -> None:
     found = fit_ram(Demand(weights=600, shape=None, overhead=300), 1000)
-    assert (found.device, found.budget, found.left, found.verdict) == ("RAM", 1000, 100, "fits")
+    assert (found.device, found.budget, found.left) == ("RAM", 1000, 100)
+    assert found.verdict == "context-unknown"
     assert fit_ram(Demand(weights=800, shape=None, overhead=300), 1000).verdict == "no"
 
 
