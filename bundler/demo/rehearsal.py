@@ -328,10 +328,13 @@ def flip_bit(path: Path, offset: int) -> None:
 
 def commands_to_play_on(folder: Path) -> Sequence[str]:
     """What a newcomer may type next."""
+    from bundler.demo.tiny_gguf import MODEL_FILE
+
     trust = "--policy policy.json --state state.json"
     return (
+        f"export PATH={Path(sys.executable).parent}:$PATH SEALIFT_PASSPHRASE='{PASSPHRASE}'",
         f"cd {folder}",
-        "sealift inspect bundle --chain kimi-tiny.gguf",
+        f"sealift inspect bundle --chain {MODEL_FILE}",
         "sealift trust show policy.json",
         f"sealift verify bundle {trust} --json",
         f"sealift launch bundle {trust} --profile default --env engine --dry-run",

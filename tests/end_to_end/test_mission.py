@@ -84,7 +84,7 @@ def test_building_again_says_that_it_is_done(place: Workplace) -> None:
 
 def test_the_lock_names_no_host_and_locks_the_same_again(place: Workplace) -> None:
     first = (place.folder / "demo.lock.json").read_bytes()
-    assert b"http" not in first
+    assert b"://" not in first
     place.must("lock", "demo.yaml")
     assert (place.folder / "demo.lock.json").read_bytes() == first
 
