@@ -1,4 +1,4 @@
-"""Bundle-shaped folders for tests: small, signed with throw-away keys, with the policy and state to verify them.
+"""Bundle-shaped folders for tests: small, signed with throw-away keys, with policy and state to verify them.
 
 `make_bundle(tmp_path)` gives a `TestBundle` that verifies. Damage it, then ask what the verifier says.
 """
