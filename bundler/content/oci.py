@@ -42,6 +42,8 @@ LAYER_TYPES = frozenset(
         "application/vnd.docker.image.rootfs.diff.tar.zstd",
     }
 )
+MEDIA_TYPE_LETTERS = 255
+"""RFC 6838 section 4.2: 127 on either side of the slash."""
 FOREIGN_MARKS = (".nondistributable.", ".foreign.")
 REFERENCE_TYPE = "vnd.docker.reference.type"
 REFERENCE_DIGEST = "vnd.docker.reference.digest"
@@ -151,9 +153,7 @@ def _parse_image(value: dict[str, Any], media_type: str, where: str) -> ImageMan
     for layer in layers:
         if layer.is_foreign:
             raise _foreign(layer, where)
-    artifact_type = value.get("artifactType", "")
-    if not isinstance(artifact_type, str):
-        raise _bad(where, "artifactType", "text", artifact_type)
+    artifact_type = _artifact_type(value, where, "artifactType")
     config = parse_descriptor(value.get("config"), where=where, member="config")
     return ImageManifest(media_type, config, layers, artifact_type, _subject(value, where))
 
@@ -178,7 +178,7 @@ def parse_descriptor(value: object, *, where: str, member: str) -> Descriptor:
     if not isinstance(value, dict):
         raise _bad(where, member, "a descriptor", value)
     media_type, digest, size = value.get("mediaType"), value.get("digest"), value.get("size")
-    if not isinstance(media_type, str) or not media_type:
+    if not isinstance(media_type, str) or not 0 < len(media_type) <= MEDIA_TYPE_LETTERS:
         raise _bad(where, f"{member}.mediaType", "a media type", media_type)
     # A digest becomes a path and a URL: `sha256:../../x` must never get that far.
     if not is_oci_digest(digest):
@@ -188,15 +188,21 @@ def parse_descriptor(value: object, *, where: str, member: str) -> Descriptor:
     annotations = value.get("annotations") or {}
     if not isinstance(annotations, dict) or not all(isinstance(item, str) for item in annotations.values()):
         raise _bad(where, f"{member}.annotations", "names with text values", annotations)
-    artifact_type = value.get("artifactType")
     return Descriptor(
         media_type=media_type,
         digest=str(digest),
         size=size,
         platform=_platform(value.get("platform"), where, f"{member}.platform"),
-        artifact_type=artifact_type if isinstance(artifact_type, str) else "",
+        artifact_type=_artifact_type(value, where, f"{member}.artifactType"),
         annotations=annotations,
     )
+
+
+def _artifact_type(value: dict[str, Any], where: str, member: str) -> str:
+    found = value.get("artifactType") or ""
+    if not isinstance(found, str) or len(found) > MEDIA_TYPE_LETTERS:
+        raise _bad(where, member, "a media type", found)
+    return found
 
 
 def _platform(value: object, where: str, member: str) -> str:

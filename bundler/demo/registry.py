@@ -100,7 +100,7 @@ class LoopbackRegistry:
 
     def put_manifest(self, name: str, target: str, media_type: str, data: bytes) -> str:
         """Keep a manifest under its digest, and under `target` when that is a tag; its digest."""
-        digest = _digest(data)
+        digest = digest_of(data)
         self.blob_path(digest).write_bytes(data)
         repository = self.repository(name)
         repository.manifests[digest] = media_type
@@ -241,7 +241,7 @@ class RegistryHandler(BaseHTTPRequestHandler):
         data = b"".join(self.body())
         media_type = self.headers.get("Content-Type", "")
         missing = [one for one in _named_digests(data) if not self.registry.blob_path(one).is_file()]
-        if missing or (is_oci_digest(target) and target != _digest(data)):
+        if missing or (is_oci_digest(target) and target != digest_of(data)):
             self.send_fault(400, "MANIFEST_INVALID", f"blobs unknown: {missing}")
             return
         digest = self.registry.put_manifest(name, target, media_type, data)
@@ -324,7 +324,8 @@ class RegistryHandler(BaseHTTPRequestHandler):
 LoopbackRegistry.handler = RegistryHandler
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """`sha256:<hex>` of some bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -378,7 +379,7 @@ def _platform_image(
         "architecture": architecture,
         "os": system,
         "config": {"Entrypoint": list(command), "WorkingDir": "/"},
-        "rootfs": {"type": "layers", "diff_ids": [_digest(tar)]},
+        "rootfs": {"type": "layers", "diff_ids": [digest_of(tar)]},
     }
     manifest = {
         "schemaVersion": 2,
@@ -408,7 +409,7 @@ def _layer_tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def _put(blobs: Path, media_type: str, data: bytes) -> dict[str, Any]:
-    digest = _digest(data)
+    digest = digest_of(data)
     (blobs / digest.partition(":")[2]).write_bytes(data)
     return {"mediaType": media_type, "digest": digest, "size": len(data)}
 

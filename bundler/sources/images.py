@@ -37,6 +37,8 @@ EVIDENCE = "payload/evidence/images"
 """Where an index goes that lists more platforms than the bundle carries (see `index_path`)."""
 SIGNATURE_SUFFIXES = (".sig", ".att", ".sbom")
 """Tags that cosign derives from a digest (cosign SIGNATURE_SPEC.md, "Tag-based discovery")."""
+ATTESTATION = "attestation-manifest"
+"""How BuildKit calls them (moby/buildkit docs/attestations/attestation-storage.md)."""
 MAX_REFERRERS = 1000
 _PLAIN_VARIANTS = {"linux/amd64": ("", "v1"), "linux/arm64": ("", "v8")}
 
@@ -81,6 +83,8 @@ class _Resolution:
 
     def run(self) -> LockedImage:
         """The image, pinned."""
+        if not self.spec.platforms:
+            raise self._missing("at least one platform", ())
         root = self.client.manifest(self.reference.repository, self.reference.target)
         parsed = self._parse(root)
         if isinstance(parsed, ImageIndex):
@@ -193,9 +197,8 @@ class _Resolution:
         """Attestation manifests that BuildKit keeps in the index itself, for the carried platforms."""
         for entry in index.manifests:
             subject = entry.annotations.get(REFERENCE_DIGEST, "")
-            if entry.annotations.get(REFERENCE_TYPE) and subject in carried:
-                artifact_type = entry.annotations[REFERENCE_TYPE]
-                self._add_referrer(self._described(entry), subject, artifact_type=artifact_type)
+            if entry.annotations.get(REFERENCE_TYPE) == ATTESTATION and subject in carried:
+                self._add_referrer(self._described(entry), subject, artifact_type=ATTESTATION)
 
     def _add_referrers(self, subject: str) -> None:
         """What the registry lists for `subject`, and what refers to that in turn."""

@@ -25,7 +25,7 @@ from bundler.content.oci import (
     OCI_MANIFEST,
 )
 from bundler.core import strict_json
-from bundler.demo.registry import LoopbackRegistry, RegistryHandler, _digest
+from bundler.demo.registry import LoopbackRegistry, RegistryHandler, digest_of
 
 GZIP_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -101,14 +101,14 @@ class FaultyRegistry(LoopbackRegistry):
 
     def add_blob(self, data: bytes, media_type: str) -> dict[str, Any]:
         """Keep a blob; its descriptor."""
-        digest = _digest(data)
+        digest = digest_of(data)
         self.blob_path(digest).write_bytes(data)
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
     def add_manifest(self, name: str, value: dict[str, Any], tag: str = "") -> dict[str, Any]:
         """Keep a manifest that says its own media type; its descriptor."""
         data = strict_json.dumps(value)
-        digest = self.put_manifest(name, tag or _digest(data), value["mediaType"], data)
+        digest = self.put_manifest(name, tag or digest_of(data), value["mediaType"], data)
         return {"mediaType": value["mediaType"], "digest": digest, "size": len(data)}
 
     def image_manifest(
@@ -117,7 +117,7 @@ class FaultyRegistry(LoopbackRegistry):
         """A manifest with a config and one layer, both kept; not yet put anywhere."""
         system, architecture = platform.split("/")
         config = {"os": system, "architecture": architecture, "rootfs": {"type": "layers"}}
-        config["rootfs"]["diff_ids"] = [_digest(text)]  # type: ignore[index]
+        config["rootfs"]["diff_ids"] = [digest_of(text)]  # type: ignore[index]
         layer_type = DOCKER_LAYER if docker else GZIP_LAYER
         return {
             "schemaVersion": 2,

@@ -317,6 +317,24 @@ def test_buildkit_attestations_of_carried_platforms_make_an_index_whole(
     assert check_layout(fetch(tmp_path, locked)) == []
 
 
+def test_a_boundless_artifact_type_is_refused(registry: FaultyRegistry) -> None:
+    image = registry.add_image("demo/app", "v1")
+    registry.add_artifact("demo/app", image)
+    registry.repository("demo/app").referrers[image["digest"]][0]["artifactType"] = "a/" + "b" * 10_000
+    with pytest.raises(MalformedError) as caught:
+        lock(registry)
+    assert caught.value.reference == "bad-manifest-blob"
+    assert caught.value.findings[0].where.endswith("manifests.artifactType")
+
+
+def test_an_image_without_any_wanted_platform_is_refused(registry: FaultyRegistry) -> None:
+    with pytest.raises(MalformedError) as caught:
+        lock(registry, platforms=())
+    assert caught.value.reference == "platform-missing"
+    assert caught.value.findings[0].expected == "at least one platform"
+    assert registry.requests == []
+
+
 # --- fetching ---
 
 
