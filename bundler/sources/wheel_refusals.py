@@ -127,9 +127,8 @@ def _other_machines(files: Sequence[IndexFile], asked: Requirement, target: Targ
 
 
 def _summary(wheels: Sequence[WheelName], target: Target) -> str:
-    """The Pythons that have wheels for the target's architecture; the other architectures when none has."""
+    """The Pythons that have wheels for the target's architecture; the other systems when none has."""
     tags = {tag for name in wheels for tag in name.tags}
     here = {tag.interpreter for tag in tags if target.arch in tag.platform}
-    return ", ".join(sorted(here)[:8]) or "other machines: " + ", ".join(
-        sorted({t.platform for t in tags})[:6]
-    )
+    elsewhere = ", ".join(sorted({tag.platform for tag in tags})[:6])
+    return ", ".join(sorted(here)[:8]) or f"other machines ({elsewhere})"
