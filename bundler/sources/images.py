@@ -83,8 +83,6 @@ class _Resolution:
 
     def run(self) -> LockedImage:
         """The image, pinned."""
-        if not self.spec.platforms:
-            raise self._missing("at least one platform", ())
         root = self.client.manifest(self.reference.repository, self.reference.target)
         parsed = self._parse(root)
         if isinstance(parsed, ImageIndex):

@@ -327,14 +327,6 @@ def test_a_boundless_artifact_type_is_refused(registry: FaultyRegistry) -> None:
     assert caught.value.findings[0].where.endswith("manifests.artifactType")
 
 
-def test_an_image_without_any_wanted_platform_is_refused(registry: FaultyRegistry) -> None:
-    with pytest.raises(MalformedError) as caught:
-        lock(registry, platforms=())
-    assert caught.value.reference == "platform-missing"
-    assert caught.value.findings[0].expected == "at least one platform"
-    assert registry.requests == []
-
-
 # --- fetching ---
 
 
