@@ -148,7 +148,7 @@ def _drop_what_no_lock_asks_for(store: PayloadStore, planned: set[str]) -> None:
 
 
 def _missing_bytes(store: PayloadStore, jobs: Sequence[FetchJob]) -> int:
-    return sum(job.size for job in jobs if store.kept(job.path) is None)
+    return sum(store.missing_bytes(job.path, job.size) for job in jobs)
 
 
 def _refuse_without_space(folder: Path, needed: int) -> None:
