@@ -1,0 +1,247 @@
+"""How fast `sealift verify` reads, beside the machine's own limit and two other verifiers, in one run.
+
+    python scripts/bench/verify.py                 6 GB, warm page cache
+    python scripts/bench/verify.py --cold          drops the page cache before each reader (needs root)
+
+Makes a bundle, signs it, and reads it with `sealift verify` (level full), `sha256sum -c`, and
+`model_signing verify key` (installed into a throw-away environment with uv; `--no-model-signing` leaves it
+out). The limit is cores x single-core SHA-256 of hashlib over one hot buffer, measured between the readers.
+With --cold the limit is what `dd` reads from the same files. Ratios compare within this run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from bundler.core.chunks import DEFAULT_CHUNK_SIZE  # noqa: E402
+from bundler.core.manifest import (  # noqa: E402
+    CHUNKS_PATH,
+    MANIFEST_NAME,
+    SHA256SUMS_PATH,
+    ChunkList,
+    FileEntry,
+    Manifest,
+    compose,
+)
+from bundler.core.paths import parse_bundle_path  # noqa: E402
+from bundler.core.units import parse_size  # noqa: E402
+from bundler.storage.hashing import available_cores  # noqa: E402
+from bundler.trust.dsse import encode_bundle, pre_authentication_encoding  # noqa: E402
+from bundler.trust.first_policy import Holder, compose_policy  # noqa: E402
+from bundler.trust.keys import PrivateKey, generate  # noqa: E402
+from bundler.trust.model_signing_format import oms_statement  # noqa: E402
+from bundler.trust.statements import RELEASE_TYPE, release_statement  # noqa: E402
+
+SHARDS = 6
+LIMIT_SECONDS = 2.0
+LIMIT_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is read, and what reading it needs."""
+
+    root: Path
+    policy: Path
+    state: Path
+    public_key: Path
+    size: int
+
+
+def main() -> int:
+    """Measure and print."""
+    options = _options()
+    with _folder(options.folder) as folder:
+        bundle = make_bundle(folder, options.size)
+        readers: dict[str, list[str]] = {"sealift verify": _sealift(bundle), "sha256sum -c": []}
+        if not options.no_model_signing:
+            readers["model_signing verify key"] = _model_signing(folder, bundle)
+        print(f"{bundle.size / 1e9:.2f} GB in {SHARDS} shards, {available_cores()} cores", flush=True)
+        for number in range(options.rounds):
+            print(f"round {number + 1}", flush=True)
+            _round(bundle, readers, cold=options.cold)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=parse_size, default=parse_size("6GB"), help="bytes to read (6GB)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="drop the page cache before each reader")
+    parser.add_argument(
+        "--folder", type=Path, help="where to put the files (a temporary folder when left out)"
+    )
+    parser.add_argument("--no-model-signing", action="store_true")
+    return parser.parse_args()
+
+
+@contextmanager
+def _folder(parent: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sealift-bench-", dir=parent) as name:
+        yield Path(name)
+
+
+def _round(bundle: Bundle, readers: dict[str, list[str]], *, cold: bool) -> None:
+    limit = _dd_rate(bundle) if cold else 0.0
+    for name, command in readers.items():
+        _prepare(bundle, cold=cold)
+        before = limit or sha256_limit()
+        seconds = _seconds(lambda: _read(bundle, name, command))  # noqa: B023 - called at once
+        rate = bundle.size / seconds
+        # The machine's limit wanders; take the mean of before and after, as the reader ran in between.
+        bound = limit or (before + sha256_limit()) / 2
+        what = "dd" if cold else "cores x single-core SHA-256"
+        print(
+            f"  {name:<26} {seconds:7.2f} s  {rate / 1e9:6.3f} GB/s  {100 * rate / bound:5.1f} % of {what}"
+            f" ({bound / 1e9:.3f} GB/s)",
+            flush=True,
+        )
+
+
+def _prepare(bundle: Bundle, *, cold: bool) -> None:
+    bundle.state.write_text("{}")
+    if cold:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    else:
+        subprocess.run(["cat", *map(str, _shards(bundle))], stdout=subprocess.DEVNULL, check=True)
+
+
+def _read(bundle: Bundle, name: str, command: list[str]) -> None:
+    if name.startswith("sha256sum"):
+        command = ["sha256sum", "--quiet", "-c", SHA256SUMS_PATH]
+    subprocess.run(command, cwd=bundle.root, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _dd_rate(bundle: Bundle) -> float:
+    """Bytes per second at which `dd` reads the shards, one after the other, from the device."""
+    _prepare(bundle, cold=True)
+    commands = [["dd", f"if={path}", "of=/dev/null", "bs=4M"] for path in _shards(bundle)]
+    seconds = _seconds(
+        lambda: [subprocess.run(c, check=True, stderr=subprocess.DEVNULL) for c in commands] and None
+    )
+    return sum(path.stat().st_size for path in _shards(bundle)) / seconds
+
+
+def sha256_limit() -> float:
+    """Cores x the SHA-256 rate of one core over one hot buffer, in bytes per second."""
+    return available_cores() * hot_rate()
+
+
+def hot_rate() -> float:
+    """Bytes per second that one thread hashes from a buffer in the processor's cache."""
+    buffer, done = bytes(LIMIT_BUFFER), 0
+    began = now = time.perf_counter()
+    while now - began < LIMIT_SECONDS:
+        hashlib.sha256(buffer)
+        done += LIMIT_BUFFER
+        now = time.perf_counter()
+    return done / (now - began)
+
+
+def make_bundle(folder: Path, size: int) -> Bundle:
+    """Shards of incompressible bytes with chunk list, SHA256SUMS, release and OMS attestation."""
+    root = folder / "bundle"
+    shards = [f"payload/models/model-{number:05}.bin" for number in range(1, SHARDS + 1)]
+    (root / "payload/models").mkdir(parents=True)
+    (root / "attestations").mkdir()
+    entries, chunks = [], b""
+    for path in shards:
+        entry, digests = _write_shard(root, path, size // SHARDS)
+        entries.append(entry)
+        chunks += digests
+    entries.append(_write(root, CHUNKS_PATH, chunks))
+    sums = "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(entries, key=lambda e: e.path))
+    entries.append(_write(root, SHA256SUMS_PATH, sums.encode()))
+    where = ChunkList(path=parse_bundle_path(CHUNKS_PATH), size=DEFAULT_CHUNK_SIZE)
+    manifest = compose(channel="bench", serial=1, files=entries, chunks=where)
+    (root / MANIFEST_NAME).write_bytes(manifest)
+    return _signed(folder, root, manifest, sum(entry.size for entry in entries))
+
+
+def _write_shard(root: Path, path: str, size: int) -> tuple[FileEntry, bytes]:
+    whole, digests, left = hashlib.sha256(), b"", size
+    with (root / path).open("wb") as file:
+        while left:
+            block = os.urandom(min(DEFAULT_CHUNK_SIZE, left))
+            file.write(block)
+            whole.update(block)
+            digests += hashlib.sha256(block).digest()
+            left -= len(block)
+    return FileEntry(path=parse_bundle_path(path), size=size, sha256=whole.hexdigest()), digests
+
+
+def _write(root: Path, path: str, data: bytes) -> FileEntry:
+    (root / path).write_bytes(data)
+    return FileEntry(path=parse_bundle_path(path), size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _signed(folder: Path, root: Path, manifest_bytes: bytes, size: int) -> Bundle:
+    key, manifest = generate(), Manifest.parse(manifest_bytes)
+    digest = hashlib.sha256(manifest_bytes).hexdigest()
+    _attest(root, "release", release_statement(manifest, digest), key)
+    _attest(root, "oms", oms_statement(manifest.files, digest, name=root.name), key)
+    holders = [Holder(role=role, key=key.public, owner="bench") for role in ("root", "release")]
+    require = [{"id": "release", "role": "release", "predicateType": RELEASE_TYPE}]
+    policy, public, state = folder / "policy.json", folder / "key.pem", folder / "state.json"
+    policy.write_bytes(compose_policy(holders, thresholds={}, require=require))
+    public.write_text(key.public.pem)
+    return Bundle(root=root, policy=policy, state=state, public_key=public, size=size)
+
+
+def _attest(root: Path, name: str, statement: bytes, key: PrivateKey) -> None:
+    hint = hashlib.sha256(key.public.pem.encode()).hexdigest()
+    signature = key.sign(pre_authentication_encoding(statement))
+    (root / "attestations" / f"{name}.sigstore.json").write_bytes(
+        encode_bundle(statement, signature, hint=hint)
+    )
+
+
+def _shards(bundle: Bundle) -> list[Path]:
+    return sorted((bundle.root / "payload/models").iterdir())
+
+
+def _sealift(bundle: Bundle) -> list[str]:
+    named = ["--policy", str(bundle.policy), "--state", str(bundle.state), "--no-progress"]
+    return [sys.executable, "-P", "-c", _RUN, str(REPOSITORY), "verify", str(bundle.root), *named]
+
+
+_RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from bundler.cli.app import main; main()"
+
+
+def _model_signing(folder: Path, bundle: Bundle) -> list[str]:
+    """The unmodified reference verifier; pyOpenSSL is missing from its own requirements (1.1.1)."""
+    environment = folder / "model-signing"
+    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, str(environment)], check=True)
+    python = str(environment / "bin/python")
+    subprocess.run([uv, "pip", "install", "-q", "--python", python, "model-signing", "pyOpenSSL"], check=True)
+    signature = bundle.root / "attestations/oms.sigstore.json"
+    named = ["--signature", str(signature), "--public_key", str(bundle.public_key)]
+    return [str(environment / "bin/model_signing"), "verify", "key", str(bundle.root), *named]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
