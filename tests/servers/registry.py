@@ -256,8 +256,9 @@ class FaultyHandler(RegistryHandler):
     def _write(self, piece: bytes) -> None:
         step = 1 << 16
         for at in range(0, len(piece), step):
-            self.wfile.write(piece[at : at + step])
+            # Counted first: the client may look at the count as soon as it has the bytes.
             self.note.sent += len(piece[at : at + step])
+            self.wfile.write(piece[at : at + step])
             if self.faulty.rate and self.faulty.closing.wait(step / self.faulty.rate):
                 raise ConnectionAbortedError
 
