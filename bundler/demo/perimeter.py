@@ -95,7 +95,8 @@ def serve_and_ask(command: Sequence[str], host: str, port: int, body: dict[str, 
             ready = wait_until_ready(host, port, server)
             message = ask(host, port, body)["choices"][0]["message"]
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
     calls = message.get("tool_calls") or []
     return Answer(
         content=message.get("content") or "",
