@@ -21,6 +21,7 @@ import fcntl
 import hashlib
 import mmap
 import signal
+import time
 from typing import Any
 
 MADV_POPULATE_READ = 22
@@ -47,6 +48,8 @@ class MappedFile:
         """`limit` is the byte at which the caller will stop asking."""
         self._descriptor, self._limit = descriptor, limit
         self._address, self._start, self._end = 0, 0, 0
+        self.waited = 0.0
+        """Seconds spent until pages were there."""
 
     def digest(self, start: int, end: int) -> bytes | None:
         """The SHA-256 of bytes [start, end), or None when they could not all be mapped."""
@@ -68,7 +71,10 @@ class MappedFile:
             return False
         self._address, self._start, self._end = address, start, start + length
         # Through ctypes, not `mmap.madvise`: that one holds all other threads while the disk works.
-        if _libc().madvise(address, length, MADV_POPULATE_READ) == 0:
+        began = time.monotonic()
+        populated = _libc().madvise(address, length, MADV_POPULATE_READ) == 0
+        self.waited += time.monotonic() - began
+        if populated:
             return True
         self.close()
         return False

@@ -115,22 +115,17 @@ def open_beneath(root: int, path: str, *, directory: bool = False) -> int:
     Each component is opened with O_NOFOLLOW from the descriptor of the one before it. Raises OSError
     (ELOOP or ENOTDIR at a link, ENOENT, EACCES), or ValueError for a path that would leave the root.
     """
-    components = path.split("/")
-    if any(component in ("", ".", "..") for component in components):
+    *folders, name = path.split("/")
+    if any(component in ("", ".", "..") for component in (*folders, name)):
         raise ValueError(f"not a path below the root: {path!r}")
     at = root
     try:
-        for component in components[:-1]:
-            at = _step(root, at, component, _DIRECTORY)
-        return os.open(components[-1].encode(), _DIRECTORY if directory else _FILE, dir_fd=at)
-    finally:
-        if at != root:
-            os.close(at)
-
-
-def _step(root: int, at: int, component: str, flags: int) -> int:
-    try:
-        return os.open(component.encode(), flags, dir_fd=at)
+        for folder in folders:
+            below = os.open(folder.encode(), _DIRECTORY, dir_fd=at)
+            if at != root:
+                os.close(at)
+            at = below
+        return os.open(name.encode(), _DIRECTORY if directory else _FILE, dir_fd=at)
     finally:
         if at != root:
             os.close(at)
@@ -153,7 +148,12 @@ def open_file(root: int, path: str) -> int:
 def _open_error(path: str, error: OSError) -> Exception:
     if isinstance(error, FileNotFoundError):
         return IntegrityError(
-            "missing-file", "a file is missing", where=path, expected="a regular file", found="nothing"
+            "missing-file",
+            "a file is missing",
+            where=path,
+            expected="a regular file",
+            found="nothing",
+            hint="name the folder that holds manifest.json, or copy or receive this file again",
         )
     if isinstance(error, PermissionError):
         return MachineError(
@@ -360,7 +360,12 @@ def _renamed_finding(expected: str, found: str) -> Finding:
 
 def _missing(path: str, size: int) -> Finding:
     return _finding(
-        "missing-file", "a listed file is missing", path, expected=f"{size} bytes", found="nothing"
+        "missing-file",
+        "a listed file is missing",
+        path,
+        expected=f"{size} bytes",
+        found="nothing",
+        hint="copy or receive this file again, then verify again",
     )
 
 
@@ -375,7 +380,14 @@ def _extra(path: str, size: int) -> Finding:
         )
     hidden = any(component.startswith(".") for component in path.split("/"))
     what = "a hidden file is not in the manifest" if hidden else "a file is not in the manifest"
-    return _finding("extra-file", what, path, expected="nothing", found=f"{size} bytes")
+    return _finding(
+        "extra-file",
+        what,
+        path,
+        expected="nothing",
+        found=f"{size} bytes",
+        hint="find out who put it there; then move it out of the bundle and verify again",
+    )
 
 
 def _directory_findings(tree: Tree, sizes: Mapping[str, int]) -> Iterator[Finding]:

@@ -173,7 +173,7 @@ def test_no_descriptor_is_left_open(root: Path) -> None:
     with opened_root(root) as descriptor:
         os.close(open_beneath(descriptor, "a/b/file"))
         for missing in ("a/x/y", "a/b/x"):
-            with pytest.raises(IntegrityError):
+            with pytest.raises(IntegrityError, match="missing-file"):
                 open_file(descriptor, missing)
         with pytest.raises(IntegrityError):
             open_file(descriptor, "a/b")
