@@ -90,7 +90,7 @@ def check_rotation(
     several updates: those of other policies, and those by keys that only a later policy knows, do not
     count and are named. A file that is no attestation is refused.
     """
-    chain = tuple(_chain_findings(current, current_sha256, new))
+    chain = tuple(chain_findings(current, current_sha256, new))
     authentication = _authenticate(current, new, approvals, verify_signature, verify_keyless)
     unknown = tuple(item for item in authentication.findings if item.reference == "unknown-signer")
     if len(unknown) < len(authentication.findings):
@@ -166,7 +166,8 @@ def _unmet(outcome: Approvals) -> Finding:
     )
 
 
-def _chain_findings(current: TrustPolicy, current_sha256: str, new: TrustPolicy) -> Iterable[Finding]:
+def chain_findings(current: TrustPolicy, current_sha256: str, new: TrustPolicy) -> Iterable[Finding]:
+    """What forbids `new` to follow `current`, whoever approves it: version, chain, revocations, floors."""
     if new.version != current.version + 1:
         yield _finding(
             "policy-version",

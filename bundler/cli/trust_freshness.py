@@ -1,0 +1,102 @@
+"""`sealift trust challenge|answer|respond`: is our policy still the one in force outside?"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import click
+
+from bundler.cli.output import Output, json_option
+from bundler.cli.passphrase import passphrase_option, read_passphrase
+from bundler.cli.trust_policy import digest_of, facts, read_policy, say_policy
+from bundler.cli.trust_rotation import refuse_existing
+from bundler.core.report import Report
+
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_NEW_FILE = click.Path(path_type=Path, dir_okay=False)
+_POLICY = click.option("--policy", required=True, type=_FILE, help="The policy in force on this side.")
+
+
+@click.command()
+@_POLICY
+@click.option("-o", "--output", "out", required=True, type=_NEW_FILE, help="Challenge file to write.")
+@json_option
+def challenge(policy: Path, out: Path, as_json: bool) -> int:
+    """Inside: print a fresh nonce for someone of the root role to sign outside.
+
+    Example: sealift trust challenge --policy policy.json -o challenge.json
+    """
+    from bundler.storage.atomic import write_atomic
+    from bundler.trust.freshness import NONCE_BYTES, Challenge
+    from bundler.trust.spki import grouped
+
+    refuse_existing(out)
+    data, parsed = read_policy(policy)
+    made = Challenge(
+        nonce=secrets.token_hex(NONCE_BYTES), version=parsed.version, policy_sha256=digest_of(data)
+    )
+    write_atomic(out, made.to_bytes())
+    output = Output(as_json)
+    output.data(grouped(made.nonce))
+    return output.emit(Report(verb="trust", data={**facts(parsed, data), "nonce": made.nonce}))
+
+
+@click.command()
+@click.argument("challenge_file", type=_FILE)
+@_POLICY
+@click.option("-k", "--key", required=True, type=_FILE, help="Private key of an owner of the root role.")
+@click.option(
+    "-o", "--output", "out", required=True, type=_NEW_FILE, help="Answer to write (*.sigstore.json)."
+)
+@passphrase_option
+@json_option
+def answer(
+    challenge_file: Path, policy: Path, key: Path, out: Path, passphrase_file: Path | None, as_json: bool
+) -> int:
+    """Outside: sign which policy is in force, together with the nonce of CHALLENGE_FILE.
+
+    Example: sealift trust answer challenge.json --policy policy.json --key alice.key -o answer.sigstore.json
+    """
+    from bundler.storage.atomic import write_atomic
+    from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
+    from bundler.trust.freshness import Challenge, freshness_statement
+    from bundler.trust.signers import FileSigner
+
+    refuse_existing(out)
+    output = Output(as_json)
+    data, parsed = read_policy(policy)
+    asked = Challenge.parse(challenge_file.read_bytes(), where=str(challenge_file))
+    say_policy(output, parsed, digest_of(data))
+    signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
+    payload = freshness_statement(asked, parsed, digest_of(data))
+    signature = signer.sign(pre_authentication_encoding(payload))
+    write_atomic(out, encode_bundle(payload, signature, hint=signer.public.fingerprint))
+    output.data(str(out))
+    return output.emit(Report(verb="trust", data={**facts(parsed, data), "nonce": asked.nonce}))
+
+
+@click.command()
+@click.argument("challenge_file", type=_FILE)
+@click.argument("answer_file", type=_FILE)
+@_POLICY
+@json_option
+def respond(challenge_file: Path, answer_file: Path, policy: Path, as_json: bool) -> int:
+    """Inside: check the answer to a challenge. Says when a newer policy was withheld.
+
+    Example: sealift trust respond challenge.json answer.sigstore.json --policy policy.json
+    """
+    from bundler.core.strict_json import ATTESTATION_LIMIT
+    from bundler.trust.freshness import Challenge, check_answer
+    from bundler.trust.keys import verify_signature
+
+    data, parsed = read_policy(policy)
+    asked = Challenge.parse(challenge_file.read_bytes(), where=str(challenge_file))
+    with answer_file.open("rb") as file:
+        answered = file.read(ATTESTATION_LIMIT + 1)
+    owner = check_answer(
+        asked, parsed, digest_of(data), {answer_file.name: answered}, verify_signature=verify_signature
+    )
+    output = Output(as_json)
+    output.data(f"{owner} says that this policy was in force outside after the challenge was made.")
+    return output.emit(Report(verb="trust", data={**facts(parsed, data), "owner": owner}))
