@@ -182,7 +182,7 @@ def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
     for path, header in read.shards.items():
         if header.hole is not None:
             yield _hole_finding(path, header.hole)
-    if read.shards and "config.json" not in read.documents:
+    if read.shards and not isinstance(read.documents.get("config.json"), dict):
         yield _warning("config-missing", "the weights have no config.json", "config.json", "a configuration")
     if not read.shards and not read.ggufs:
         yield _warning("no-weights", "the model has no readable weights", "", "*.safetensors or *.gguf")

@@ -229,9 +229,9 @@ _VLLM_019 = EngineTable(
     tool_parsers=_names(
         """
         deepseek_v3 deepseek_v31 deepseek_v32 ernie45 functiongemma gemma4 gigachat3 glm45 glm47 granite
-        granite4 hermes hunyuan_a13b internlm jamba kimi_k2 llama3_json llama4_json llama4_pythonic
-        longcat minimax minimax_m2 mistral olmo3 openai phi4_mini_json pythonic qwen3_coder qwen3_xml
-        seed_oss step3 step3p5 xlam
+        granite-20b-fc granite4 hermes hunyuan_a13b internlm jamba kimi_k2 llama3_json llama4_json
+        llama4_pythonic longcat minimax minimax_m2 mistral olmo3 openai phi4_mini_json pythonic
+        qwen3_coder qwen3_xml seed_oss step3 step3p5 xlam
         """
     ),
     reasoning_parsers=_names(
@@ -267,11 +267,11 @@ _VLLM_032 = EngineTable(
     tool_parsers=_names(
         """
         apertus cohere_command3 cohere_command4 deepseek_v3 deepseek_v31 deepseek_v32 deepseek_v4
-        deepseek_v41 dots ernie45 functiongemma gemma4 gigachat3 glm45 glm47 granite granite4 hermes hf
-        hunyuan_a13b hy_v3 hy_v4 inkling internlm jamba k2_horizon kimi_k2 kimi_k3 lfm2 ling3
-        llama3_json llama4_json llama4_pythonic longcat mimo minicpm5 minimax_m2 minimax_m3 mistral
-        muse_glimmer olmo3 openai phi4_mini_json plamo3 poolside_v1 pythonic qwen3_coder qwen3_json
-        qwen3_xml seed_oss step3 step3p5 xlam
+        deepseek_v41 dots ernie45 functiongemma gemma4 gigachat3 glm45 glm47 granite granite-20b-fc
+        granite4 hermes hf hunyuan_a13b hy_v3 hy_v4 inkling internlm jamba k2_horizon kimi_k2 kimi_k3
+        lfm2 ling3 llama3_json llama4_json llama4_pythonic longcat mimo minicpm5 minimax_m2 minimax_m3
+        mistral muse_glimmer olmo3 openai phi4_mini_json plamo3 poolside_v1 pythonic qwen3_coder
+        qwen3_json qwen3_xml seed_oss step3 step3p5 xlam
         """
     ),
     reasoning_parsers=_names(

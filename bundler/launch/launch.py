@@ -30,13 +30,11 @@ from bundler.launch import environment as variables
 from bundler.launch.engines import ModelToServe, find_table, normalised, render
 from bundler.launch.entry import LaunchEntry, find_entry
 from bundler.launch.flag_tables import EngineTable
+from bundler.launch.installed import MARKER, read_marker
 
 if TYPE_CHECKING:
     from bundler.verification.verify import VerifiedBundle
 
-MARKER = "sealift-install.json"
-"""Written by `sealift install` into the environment: which manifest it was installed from."""
-MARKER_LIMIT = 64 << 20
 CONFIG_LIMIT = 16 << 20
 SERVER_SCRIPT = Path(__file__).with_name("llama_server.py")
 CHECKSUMS = "model-checksums.json"
@@ -133,7 +131,7 @@ def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: L
     table = find_table(entry.engine, distribution, entry.engine_version)
     installed = Path(os.path.abspath(request.environment))  # noqa: PTH100 - links stay: a venv's python is one
     python = _interpreter(installed)
-    check_marker(installed, manifest_sha256)
+    check_marker(installed, manifest_sha256, entry.folder)
     check_installed_version(installed, distribution, entry.engine_version)
     work = _work_folder(request.work)
     model = _model(Path(os.path.abspath(root)), manifest, entry, table, work)  # noqa: PTH100
@@ -163,7 +161,9 @@ def start(plan: LaunchPlan) -> NoReturn:
     variables.make_work_folder(plan.work)
     for name, data in plan.files.items():
         (plan.work / name).write_bytes(data)
-    os.chdir(plan.work)
+    # An empty folder: engines start `python -m` children, and Python imports from where they stand. In the
+    # work folder itself the cache folder `triton` was imported as the package of that name.
+    os.chdir(plan.work / variables.FOLDERS["HOME"])
     # An argument list, not a shell: S606 asks for what is meant here.
     os.execve(plan.command[0], plan.command, dict(plan.environment))  # noqa: S606
 
@@ -185,22 +185,22 @@ def requirement_name(requirement: str) -> str:
         ) from error
 
 
-def check_marker(environment: Path, manifest_sha256: str) -> None:
-    """Refuse an environment that was not installed from this very bundle.
+def check_marker(environment: Path, manifest_sha256: str, folder: str) -> None:
+    """Refuse an environment that was not installed from this very bundle, from its wheels in `folder`.
 
     Raises IntegrityError (`installed-from-another-bundle`).
     """
-    found = "no " + MARKER
-    if (environment / MARKER).is_file():
-        data = read_small(environment / MARKER, limit=MARKER_LIMIT, where=MARKER)
-        value = strict_json.loads(data, limit=MARKER_LIMIT, where=MARKER)
-        found = str(value.get("manifest") if isinstance(value, dict) else value)[:120]
-    if found.removeprefix("sha256:") != manifest_sha256:
+    marker = read_marker(environment)
+    found = f"no readable {MARKER}"
+    if marker is not None:
+        found = f"sha256:{marker.get('manifest')}, {marker.get('folder')}"[:200]
+    expected = f"sha256:{manifest_sha256}, {folder}"
+    if found != expected:
         raise IntegrityError(
             "installed-from-another-bundle",
-            "the environment was not installed from this bundle",
+            "the environment was not installed from this bundle, or for another engine of it",
             where=str(environment / MARKER),
-            expected=f"sha256:{manifest_sha256}",
+            expected=expected,
             found=found,
             hint="`sealift install BUNDLE --to NEW_DIR`, then launch with `--env NEW_DIR`",
         )
@@ -211,10 +211,12 @@ def check_installed_version(environment: Path, distribution: str, version: str) 
 
     Raises PolicyError (`engine-version`).
     """
+    from packaging.utils import canonicalize_version
+
     found = sorted(
         item.version for item in _installed(environment) if normalised(item.name or "-") == distribution
     )
-    if found != [version]:
+    if [canonicalize_version(item) for item in found] != [canonicalize_version(version)]:
         raise PolicyError(
             "engine-version",
             "the installed engine is not the pinned one",
