@@ -20,15 +20,13 @@ import tomli_w
 from packaging.pylock import Pylock
 
 from bundler import __version__
+from bundler.assembly.artifacts import TOOLS_FOLDER, WHEELS_FOLDER
 from bundler.core.lock import LockedEngine, LockedWheel
 from bundler.core.target import ARCHITECTURES
 from bundler.errors import ExitCode, Finding, MalformedError
 from bundler.sources.own_wheel import DISTRIBUTION
 from bundler.sources.uv import UvFailure, run_uv
 from bundler.sources.wheels import target_of
-
-WHEELS_FOLDER = "payload/wheels"
-TOOLS_FOLDER = "payload/tools"
 
 
 def wheel_documents(engines: Sequence[LockedEngine]) -> dict[str, bytes]:
