@@ -83,7 +83,8 @@ class Envelope:
     """One signature over one payload, as a Sigstore bundle carries it. Nothing of it is trusted yet.
 
     `untrusted_hint` is what the bundle says about its key: good for the order of tries, for nothing else.
-    `keyless` is True when a certificate and a log entry take the place of a key. `data` are the bytes read.
+    `keyless` is True when a certificate and a log entry take the place of a key. `data` are the bytes read,
+    `where` is what they are called in errors.
     """
 
     payload: bytes
@@ -91,6 +92,7 @@ class Envelope:
     untrusted_hint: str
     keyless: bool
     data: bytes
+    where: str
 
     @property
     def signed_bytes(self) -> bytes:
@@ -139,6 +141,7 @@ def parse_bundle(data: bytes, *, where: str) -> Envelope:
         untrusted_hint=hint,
         keyless=keyless,
         data=data,
+        where=where,
     )
 
 

@@ -54,7 +54,10 @@ class OfflineKeylessVerifier:
             bundle = Bundle.from_json(envelope.data)
         except (InvalidBundle, ValueError) as error:
             raise MalformedError(
-                "bad-envelope", "a keyless Sigstore bundle cannot be read", found=str(error)[:200]
+                "bad-envelope",
+                "a keyless Sigstore bundle cannot be read",
+                where=envelope.where,
+                found=str(error)[:200],
             ) from error
         for identity in identities:
             wanted = policy.Identity(identity=identity.san, issuer=identity.issuer)

@@ -130,11 +130,13 @@ class TrustResult:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The code of the gravest finding: authenticity, then malformed, then incomplete."""
-        codes = {finding.exit_code for finding in self.findings}
-        for code in (ExitCode.AUTHENTICITY, ExitCode.MALFORMED, ExitCode.INCOMPLETE):
+        """The code of the gravest finding: authenticity, then malformed, then any other."""
+        codes = [finding.exit_code for finding in self.findings]
+        for code in (ExitCode.AUTHENTICITY, ExitCode.MALFORMED):
             if code in codes:
                 return code
+        if codes:
+            return codes[0]
         return ExitCode.INCOMPLETE if self.not_checked else ExitCode.PASSED
 
     def to_json(self) -> dict[str, Any]:
