@@ -2,7 +2,8 @@
 
 uv resolves for the target, from wheels only; what it answers is read with `packaging.pylock` (PEP 751),
 selected by the target's markers and tags, and checked once more here: the index is not trusted to name
-files well, and a direct reference is accepted only where we made it ourselves.
+files well, and a direct reference is accepted only where we made it ourselves. For a file whose index offers
+no digest, uv fetches it and the lock has the digest of what came: from then on it is pinned all the same.
 """
 
 from __future__ import annotations
