@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.core.instants import format_instant, parse_instant
@@ -75,6 +75,7 @@ def test_a_merged_state_refuses_what_any_of_them_refuses(
 
 
 @given(STATES, SERIALS)
+@settings(max_examples=50)
 def test_advancing_never_goes_back(state: State, serial: int) -> None:
     case = Case(serial=serial)
     manifest, policy = Manifest.parse(case.manifest), TrustPolicy.parse(POLICY)
