@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bundler.content.gguf import GgufArray, ValueType, split_findings
+from bundler.content.gguf import TENSOR_TYPES, GgufArray, ValueType, split_findings
 from bundler.demo.tiny_gguf import Entry, StoredTensor, gguf_bytes, gguf_files, write_gguf
 from bundler.errors import MalformedError
 from tests.content.files import read_gguf, references
@@ -201,6 +204,21 @@ def test_flipped_bytes_in_the_header_give_a_header_or_our_own_error(
         read_gguf(path)
     except MalformedError as error:
         assert error.findings  # noqa: PT017
+
+
+@pytest.mark.slow
+def test_our_types_are_those_of_the_gguf_package(tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    install = [str(uv), "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), "gguf==0.19.0"]
+    if not uv.exists() or subprocess.run(install, capture_output=True).returncode:
+        pytest.skip("no index offers gguf==0.19.0 here; pip install uv, and give it an index")
+    found = importlib.util.spec_from_file_location("gguf_constants", tmp_path / "gguf/constants.py")
+    assert found is not None
+    assert found.loader is not None
+    constants = importlib.util.module_from_spec(found)
+    found.loader.exec_module(constants)
+    theirs = {int(kind): (kind.name, *sizes) for kind, sizes in constants.GGML_QUANT_SIZES.items()}
+    assert {number: tuple(kind) for number, kind in TENSOR_TYPES.items()} == theirs
 
 
 def test_writing_the_tiny_model_twice_gives_the_same_bytes() -> None:

@@ -1,0 +1,135 @@
+"""`sealift launch` as a command: what starts, what is printed, and that a refused bundle starts nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch.profiles import MODEL, install, launch_member
+from tests.launch.test_launch import free_port
+from tests.verification.bundles import TestBundle, make_bundle
+
+FILES = {
+    f"{MODEL}/config.json": b'{"model_type": "kimi_k2"}',
+    f"{MODEL}/notes.md": b"notes " * 4000,
+}
+# Stands where the installed Python stands, and says how it was started.
+INTERPRETER = '#!/bin/sh\necho started >> "$0.ran"\npwd\necho "$@"\nenv\n'
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> TestBundle:
+    member = launch_member("vllm", port=free_port())
+    made = make_bundle(tmp_path, FILES, members={"launch": [member]})
+    sha256 = hashlib.sha256((made.root / "manifest.json").read_bytes()).hexdigest()
+    install(tmp_path / "env", sha256)
+    (tmp_path / "env/bin/python").write_text(INTERPRETER)
+    return made
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sl") as folder:
+        yield Path(folder)
+
+
+def launch(bundle: TestBundle, work: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = bundle.root.parent / "env"
+    command = [
+        *(sys.executable, "-m", "bundler", "launch", str(bundle.root), "--profile", "default"),
+        *("--env", str(environment), "--policy", str(bundle.policy), "--state", str(bundle.state)),
+        *("--work", str(work), "--no-progress", *more),
+    ]
+    hostile = {**os.environ, "HF_TOKEN": "secret", "LD_LIBRARY_PATH": "/nowhere", "VLLM_PLUGINS": "evil"}
+    return subprocess.run(command, capture_output=True, text=True, env=hostile, timeout=120)
+
+
+def ran(bundle: TestBundle) -> bool:
+    return (bundle.root.parent / "env/bin/python.ran").exists()
+
+
+def report(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+def test_a_verified_bundle_becomes_its_engine(bundle: TestBundle, work: Path) -> None:
+    done = launch(bundle, work)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (folder,) = work.iterdir()
+    assert lines[0] == f"{folder}/home"
+    assert lines[1].startswith(f"-I -m vllm.entrypoints.openai.api_server --model {bundle.root / MODEL} ")
+    assert "--tool-call-parser kimi_k2 --reasoning-parser kimi_k2 --enable-auto-tool-choice" in lines[1]
+    variables = dict(line.split("=", 1) for line in lines[2:] if "=" in line)
+    assert variables["HF_MODULES_CACHE"] == f"{folder}/hf/modules"
+    assert variables["VLLM_PLUGINS"] == ""
+    assert not {"HF_TOKEN", "LD_LIBRARY_PATH"} & variables.keys()
+    assert "not offered by this engine: routing entropy" in done.stderr
+
+
+def test_a_dry_run_prints_command_and_environment_and_starts_nothing(bundle: TestBundle, work: Path) -> None:
+    done = launch(bundle, work, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "HF_HUB_OFFLINE=1" in done.stdout.splitlines()
+    assert "-I -m vllm.entrypoints.openai.api_server" in done.stdout.splitlines()[-1]
+    assert not ran(bundle)
+    assert list(work.iterdir()) == []
+
+
+def test_the_plan_as_json_names_what_can_be_watched(bundle: TestBundle, work: Path) -> None:
+    told = report(launch(bundle, work, "--dry-run", "--json"))
+    assert told["verdict"] == "passed"
+    assert told["command"][1:3] == ["-I", "-m"]
+    assert told["environment"]["DO_NOT_TRACK"] == "1"
+    assert "routing entropy" in told["observability"]["notOffered"]
+
+
+def test_one_changed_byte_starts_nothing_and_gives_the_verifiers_code(bundle: TestBundle, work: Path) -> None:
+    path = bundle.path(f"{MODEL}/notes.md")
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    done = launch(bundle, work, "--json")
+    assert done.returncode == 10
+    told = report(done)
+    assert told["verdict"] == "failed"
+    assert any(finding["where"].startswith(f"{MODEL}/notes.md") for finding in told["findings"])
+    assert not ran(bundle)
+    assert list(work.iterdir()) == []
+
+
+def test_a_bundle_nobody_signed_starts_nothing(bundle: TestBundle, work: Path) -> None:
+    for path in (bundle.root / "attestations").iterdir():
+        path.unlink()
+    done = launch(bundle, work)
+    assert done.returncode == 11
+    assert not ran(bundle)
+    assert list(work.iterdir()) == []
+
+
+def test_an_environment_of_another_bundle_starts_nothing(bundle: TestBundle, work: Path) -> None:
+    marker = bundle.root.parent / "env/sealift-install.json"
+    value = json.loads(marker.read_text())
+    marker.write_text(json.dumps({**value, "manifest": "0" * 64}))
+    done = launch(bundle, work)
+    assert done.returncode == 10
+    assert "installed-from-another-bundle" in done.stderr
+    assert "hint:     `sealift install BUNDLE --to NEW_DIR`" in done.stderr
+    assert not ran(bundle)
+
+
+def test_an_unknown_profile_is_a_matter_of_usage(bundle: TestBundle, work: Path) -> None:
+    done = launch(bundle, work, "--profile", "other", "--json")
+    assert done.returncode == 2
+    assert report(done)["findings"][0]["expected"] == "one of: default"
+    assert not ran(bundle)
