@@ -13,9 +13,11 @@ from bundler.core.spec import (
     Accelerator,
     EngineName,
     Identifier,
+    IdentitySpec,
     LaunchSpec,
     NodeSpec,
     Platform,
+    PublisherSpec,
     Sha256,
     Strict,
     Text,
@@ -27,6 +29,39 @@ LOCK_LIMIT = 256 << 20
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 OciDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
+
+
+class LockedTrustFile(Strict):
+    """A public key or a Sigstore instance's trusted root: a file of this machine, pinned."""
+
+    source: Text
+    """Local path, relative to the lock's folder."""
+    size: Size
+    sha256: Sha256
+
+
+class LockedSignatureRule(Strict):
+    """Whose signature an artifact must bear upstream: a key, or an identity with its Sigstore's root."""
+
+    require: bool = False
+    key: LockedTrustFile | None = None
+    identity: IdentitySpec | None = None
+    trusted_root: LockedTrustFile | None = None
+
+    @property
+    def trust_file(self) -> LockedTrustFile:
+        """What the signature is checked with."""
+        found = self.key or self.trusted_root
+        assert found is not None
+        return found
+
+
+class LockedAttestationRule(Strict):
+    """Whose publish attestations the wheels of an engine must have."""
+
+    publishers: tuple[PublisherSpec, ...]
+    require: tuple[Text, ...] = ()
+    trusted_root: LockedTrustFile
 
 
 class LockedModelFile(Strict):
@@ -61,11 +96,21 @@ class LockedModel(Strict):
     include: tuple[Text, ...] = ("*",)
     exclude: tuple[Text, ...] = ()
     files: tuple[LockedModelFile, ...]
+    signature: LockedSignatureRule | None = None
+    signature_files: tuple[LockedModelFile, ...] = ()
+    """Signatures that the repository holds, carried as evidence whether or not they are selected."""
 
     @property
     def snapshot(self) -> str:
         """The folder of the snapshot below the bundle, in Hub-cache shape."""
         return f"payload/models/models--{self.repo.replace('/', '--')}/snapshots/{self.commit}"
+
+
+class LockedProvenance(Strict):
+    """The publish attestations that the index offers for a wheel (PEP 740), pinned as they were."""
+
+    size: Size
+    sha256: Sha256
 
 
 class LockedWheel(Strict):
@@ -79,6 +124,7 @@ class LockedWheel(Strict):
     sha256: Sha256
     index: Identifier | None = None
     """Name of an explicit index of the engine; None is the default index."""
+    provenance: LockedProvenance | None = None
 
 
 class LockedEngine(Strict):
@@ -97,6 +143,7 @@ class LockedEngine(Strict):
     overrides: tuple[Text, ...] = ()
     with_: tuple[Text, ...] = Field(default=(), alias="with")
     wheels: tuple[LockedWheel, ...]
+    attestations: LockedAttestationRule | None = None
 
     @property
     def folder(self) -> str:
@@ -129,6 +176,7 @@ class LockedImage(Strict):
     """Whether everything the index lists is carried; an index that lists more is kept as evidence only."""
     platforms: tuple[LockedPlatform, ...]
     referrers: tuple[LockedReferrer, ...] = ()
+    signature: LockedSignatureRule | None = None
 
 
 class LockedReferrer(Strict):

@@ -9,6 +9,7 @@ import datetime
 from typing import Annotated, Literal
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
@@ -114,6 +115,98 @@ class Strict(BaseModel):
     )
 
 
+class IdentitySpec(Strict):
+    """Who a keyless signature is by: what its certificate says, compared exactly."""
+
+    issuer: Text
+    """The identity provider, such as `https://token.actions.githubusercontent.com`."""
+    san: Text
+    """The person, workload or workflow: the certificate's subject alternative name."""
+
+
+class SignatureSpec(Strict):
+    """Whose signature upstream must bear: one key, or one identity of a Sigstore instance.
+
+    A signature by anybody else refuses the lock and the build; that there is none does so with `require`.
+    """
+
+    require: bool = False
+    """Refuse when there is no such signature."""
+    key: Text | None = None
+    """The signer's public key: a PEM file of this machine, relative to the spec."""
+    identity: IdentitySpec | None = None
+    """The signer of a keyless signature; needs `trustedRoot`."""
+    trusted_root: Text | None = None
+    """The Sigstore instance's `trusted_root.json`: a file of this machine, relative to the spec."""
+
+    @model_validator(mode="after")
+    def _one_signer(self) -> SignatureSpec:
+        if (self.key is None) == (self.identity is None):
+            raise ValueError("name one signer: either key or identity")
+        if (self.identity is None) != (self.trusted_root is None):
+            raise ValueError("identity and trustedRoot belong together")
+        return self
+
+
+class ModelSignatureSpec(SignatureSpec):
+    """Whose OpenSSF Model Signing signature the repository must hold."""
+
+    file: PathText | None = None
+    """The signature's file in the repository; `model.sig` and other usual names when left out."""
+
+
+RepositoryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$")]
+
+
+class PublisherSpec(Strict):
+    """Who publishes the wheels of a project: a workflow of a repository, or an identity (PEP 740)."""
+
+    project: Text
+    """Project name, or `*` for all that no other publisher names."""
+    github: RepositoryName | None = None
+    """`owner/repository` on GitHub; needs `workflow`."""
+    gitlab: RepositoryName | None = None
+    """`group/project` on GitLab.com; needs `workflow`."""
+    workflow: PathText | None = None
+    """File of the workflow: `release.yml` in `.github/workflows`, or a path in a GitLab project."""
+    identity: IdentitySpec | None = None
+    """Any other signer."""
+
+    @model_validator(mode="after")
+    def _one_signer(self) -> PublisherSpec:
+        if [self.github, self.gitlab, self.identity].count(None) != 2:
+            raise ValueError("name one publisher: github, gitlab or identity")
+        if (self.workflow is None) != (self.identity is not None):
+            raise ValueError("github and gitlab need workflow, and identity has none")
+        return self
+
+
+class AttestationsSpec(Strict):
+    """Whose publish attestations (PEP 740) the wheels of an engine must have.
+
+    An attestation by another publisher refuses the lock and the build; that there is none does so for
+    the projects of `require`.
+    """
+
+    publishers: Annotated[tuple[PublisherSpec, ...], Field(min_length=1)]
+    """One entry for each project whose publisher is known."""
+    require: tuple[Text, ...] = ()
+    """Projects that must have an attestation by their publisher; `*` for every wheel."""
+    trusted_root: Text
+    """The Sigstore instance's `trusted_root.json`: a file of this machine, relative to the spec."""
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> AttestationsSpec:
+        names = [canonicalize_name(item.project) for item in self.publishers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"publishers name {', '.join(twice)} twice")
+        missing = {canonicalize_name(name) for name in self.require} - {*names, "*"}
+        if missing and "*" not in names:
+            raise ValueError(f"require names {', '.join(sorted(missing))} without a publisher")
+        return self
+
+
 class ModelSpec(Strict):
     """A model repository on a Hugging Face Hub."""
 
@@ -137,6 +230,8 @@ class ModelSpec(Strict):
     """Names of pickle-based files that are waived; all others are refused."""
     license: Text | None = None
     """SPDX expression concluded by a person, when the declared one is not enough."""
+    signature: ModelSignatureSpec | None = None
+    """Who signed the model upstream (OpenSSF Model Signing)."""
 
     @property
     def identifier(self) -> str:
@@ -184,6 +279,8 @@ class EngineSpec(Strict):
     """Requirements that replace what packages ask for."""
     with_: tuple[RequirementText, ...] = Field(default=(), alias="with")
     """Further requirements to install beside the engine."""
+    attestations: AttestationsSpec | None = None
+    """Who published the wheels upstream (PEP 740)."""
 
     @property
     def identifier(self) -> str:
@@ -207,6 +304,8 @@ class ImageSpec(Strict):
     """Platforms carried in full."""
     plain_http: bool = False
     """Talk to the registry without TLS: loopback and test registries only."""
+    signature: SignatureSpec | None = None
+    """Who signed the image upstream (cosign)."""
 
 
 class FileSpec(Strict):
