@@ -73,11 +73,11 @@ class OfflineKeylessVerifier:
 
     def _opened(self) -> Verifier:
         if self._verifier is None:
-            self._verifier = _open(self._data, self._where)
+            self._verifier = open_verifier(self._data, self._where)
         return self._verifier
 
 
-def _open(data: bytes, where: str) -> Verifier:
+def open_verifier(data: bytes, where: str) -> Verifier:
     """The library's verifier over exactly these bytes. Raises MachineError (`clock`), MalformedError."""
     from sigstore.errors import Error, MetadataError
     from sigstore.models import TrustedRoot
