@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -99,17 +100,20 @@ def _folder(parent: Path | None) -> Iterator[Path]:
 
 def _round(bundle: Bundle, readers: dict[str, list[str]], *, cold: bool) -> None:
     limit = _dd_rate(bundle) if cold else 0.0
+    what = "dd" if cold else "the limit"
     for name, command in readers.items():
         _prepare(bundle, cold=cold)
-        before = limit or sha256_limit()
-        seconds = _seconds(lambda: _read(bundle, name, command))  # noqa: B023 - called at once
-        rate = bundle.size / seconds
-        # The machine's limit wanders; take the mean of before and after, as the reader ran in between.
-        bound = limit or (before + sha256_limit()) / 2
-        what = "dd" if cold else "cores x single-core SHA-256"
+        before = core_rate()
+        wall, processor = _seconds(lambda: _read(bundle, name, command))  # noqa: B023 - called at once
+        # The machine's speed wanders: the mean of before and after, as the reader ran in between.
+        core = (before + core_rate()) / 2
+        bound = limit or available_cores() * core
+        share = 100 * bundle.size / wall / bound
+        effort = 100 * bundle.size / core / processor
         print(
-            f"  {name:<26} {seconds:7.2f} s  {rate / 1e9:6.3f} GB/s  {100 * rate / bound:5.1f} % of {what}"
-            f" ({bound / 1e9:.3f} GB/s)",
+            f"  {name:<26} {wall:7.2f} s  {bundle.size / wall / 1e9:6.3f} GB/s"
+            f"  {share:5.1f} % of {what} ({bound / 1e9:.3f} GB/s)"
+            f"  {processor:6.2f} processor s, {effort:5.1f} % of them hashing",
             flush=True,
         )
 
@@ -129,35 +133,37 @@ def _read(bundle: Bundle, name: str, command: list[str]) -> None:
     subprocess.run(command, cwd=bundle.root, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _seconds(work: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def _seconds(work: Callable[[], None]) -> tuple[float, float]:
+    """Wall-clock seconds of `work`, and processor seconds of the programs it ran."""
+    began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     work()
-    return time.perf_counter() - began
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.perf_counter() - began, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
 
 
 def _dd_rate(bundle: Bundle) -> float:
     """Bytes per second at which `dd` reads the shards, one after the other, from the device."""
     _prepare(bundle, cold=True)
-    commands = [["dd", f"if={path}", "of=/dev/null", "bs=4M"] for path in _shards(bundle)]
-    seconds = _seconds(
-        lambda: [subprocess.run(c, check=True, stderr=subprocess.DEVNULL) for c in commands] and None
-    )
-    return sum(path.stat().st_size for path in _shards(bundle)) / seconds
+
+    def work() -> None:
+        for path in _shards(bundle):
+            command = ["dd", f"if={path}", "of=/dev/null", "bs=4M"]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+
+    return sum(path.stat().st_size for path in _shards(bundle)) / _seconds(work)[0]
 
 
-def sha256_limit() -> float:
-    """Cores x the SHA-256 rate of one core over one hot buffer, in bytes per second."""
-    return available_cores() * hot_rate()
+def core_rate() -> float:
+    """Bytes that one core hashes from a buffer in its cache per second of processor time.
 
-
-def hot_rate() -> float:
-    """Bytes per second that one thread hashes from a buffer in the processor's cache."""
+    Processor time, so that others on the machine do not make the limit look low.
+    """
     buffer, done = bytes(LIMIT_BUFFER), 0
-    began = now = time.perf_counter()
+    began = now = time.thread_time()
     while now - began < LIMIT_SECONDS:
         hashlib.sha256(buffer)
         done += LIMIT_BUFFER
-        now = time.perf_counter()
+        now = time.thread_time()
     return done / (now - began)
 
 
