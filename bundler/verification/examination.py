@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -169,6 +169,16 @@ class Examination:
         findings += self._hash(wanted, journal)
         findings += changed_findings(self.tree, walk_tree(self.root))
         return Checked(findings=tuple(dict.fromkeys(findings)), detail=self._hash_detail())
+
+    def damage(self, paths: Collection[str]) -> list[Finding]:
+        """Which of the listed files `paths` differ from the manifest; after step 6.
+
+        For step 7: a header that makes no sense is a damaged file first of all, if its bytes are not the
+        signed ones.
+        """
+        assert self.tree is not None
+        parts = [part for part in self._parts()[0] if part.entry.path in paths]
+        return self._hash(plan_units(parts, self.tree.files), None) if parts else []
 
     def _hash(self, units: Sequence[Unit], journal: Journal | None) -> list[Finding]:
         self.progress.start("verifying", sum(unit.size for unit in units))

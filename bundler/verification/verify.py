@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bundler.core.manifest import Manifest
@@ -191,7 +191,13 @@ class _Verification:
         """Step 7: headers, read below the very folder that was opened, whatever its path names by now."""
         assert self.examination.manifest is not None
         pinned = Path(f"/proc/self/fd/{self.descriptor}")
-        return check_contents(pinned if pinned.exists() else self.root, self.examination.manifest)
+        checked = check_contents(pinned if pinned.exists() else self.root, self.examination.manifest)
+        suspects = {
+            str(entry.path)
+            for entry in self.examination.manifest.files
+            if any(item.severity == "error" and item.where.startswith(entry.path) for item in checked.findings)
+        }
+        return replace(checked, findings=(*self.examination.damage(suspects), *checked.findings))
 
     def check_rules(self) -> Checked:
         """Step 9: licence, format, engine floor and expiry."""
