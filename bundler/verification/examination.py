@@ -177,8 +177,10 @@ class Examination:
         signed ones.
         """
         assert self.tree is not None
+        if not paths:
+            return []
         parts = [part for part in self._parts()[0] if part.entry.path in paths]
-        return self._hash(plan_units(parts, self.tree.files), None) if parts else []
+        return self._hash(plan_units(parts, self.tree.files), None)
 
     def _hash(self, units: Sequence[Unit], journal: Journal | None) -> list[Finding]:
         self.progress.start("verifying", sum(unit.size for unit in units))
