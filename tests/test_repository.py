@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----|openssh-key-v1")
+# A marker and a body of at least one whole line: code that looks for the marker holds no key.
+PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+(?:[\w-]+: .*\s+)*[A-Za-z0-9+/=]{60}")
 INDEX_HOST = re.compile(rb"https?://[\w.-]*(?:pypi|pythonhosted|artifactory|nexus)[\w.-]*")
 MACHINE_PATH = re.compile(rb"(?:^|[\s\"'(=])/(?:root|home/\w+)/[\w.]", re.MULTILINE)
 
@@ -28,6 +29,14 @@ def offenders(pattern: re.Pattern[bytes], *, but: tuple[str, ...] = ()) -> list[
 
 def test_no_private_key_is_tracked() -> None:
     assert offenders(PRIVATE_KEY) == []
+
+
+def test_the_search_for_private_keys_finds_one() -> None:
+    from bundler.trust.keys import generate
+
+    key = generate("ecdsa-p256-sha256")
+    assert PRIVATE_KEY.search(key.to_pem(b"secret"))
+    assert PRIVATE_KEY.search(key.to_pem(None))
 
 
 def test_no_path_of_one_machine_is_tracked() -> None:
