@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bundler.assembly.attestations import Attestations, Attestor
 from bundler.core import strict_json
 from bundler.core.manifest import ATTESTATIONS, MANIFEST_NAME, Manifest
-from bundler.errors import IntegrityError, MachineError, UsageError
+from bundler.errors import IntegrityError, UsageError
 from bundler.storage.atomic import write_atomic
 from bundler.storage.tree import opened_root, read_small, tree_findings, walk_tree
-from bundler.trust.dsse import FILE_SUFFIX, encode_bundle, parse_bundle, pre_authentication_encoding
-from bundler.trust.keys import PublicKey
 from bundler.trust.model_signing_format import oms_statement
-from bundler.trust.signers import Signer
 from bundler.trust.statements import provenance_statement, release_statement
 
 KINDS = ("release", "oms", "provenance")
@@ -106,39 +104,38 @@ def _read_lock(descriptor: int, manifest: Manifest) -> bytes:
     )
 
 
-def sign_bundle(bundle: SealedBundle, signer: Signer, kinds: Sequence[str] = KINDS) -> Signed:
+def sign_bundle(bundle: SealedBundle, attestor: Attestor, kinds: Sequence[str] = KINDS) -> Signed:
     """Sign the statements `kinds` about `bundle` and write those that are not there yet, each atomically.
 
     Raises MalformedError when an attestation that is already there cannot be read.
     """
     written: list[str] = []
     kept: list[str] = []
-    folder = bundle.root / ATTESTATIONS
-    _make_folder(folder)
+    folder = Attestations.of(bundle.root)
     possible = [kind for kind in kinds if kind != "provenance" or bundle.lock is not None]
     for kind in possible:
-        payload = _STATEMENTS[kind](bundle)
-        path, done = _place(folder, kind, payload, signer.public)
-        if not done:
-            hint = pem_hint(signer.public) if kind == "oms" else signer.public.fingerprint
-            signature = signer.sign(pre_authentication_encoding(payload))
-            write_atomic(path, encode_bundle(payload, signature, hint=hint))
-        (kept if done else written).append(f"{ATTESTATIONS}/{path.name}")
+        payload = computed_statement(bundle, kind)
+        place = folder.place(kind, payload, attestor.label, attestor.made)
+        if not place.kept:
+            write_atomic(place.path, attestor.attest(payload))
+        (kept if place.kept else written).append(f"{ATTESTATIONS}/{place.path.name}")
     left_out = tuple(kind for kind in kinds if kind not in possible)
     return Signed(bundle=bundle, written=tuple(written), kept=tuple(kept), left_out=left_out)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise MachineError(
-            "read-only",
-            "the bundle's attestations cannot be written",
-            where=str(folder),
-            found=error.strerror or "",
-            hint="sign before the bundle is put on read-only media",
-        ) from error
+def computed_statement(bundle: SealedBundle, kind: str) -> bytes:
+    """The statement of a kind in `KINDS`, which follows from the bundle alone.
+
+    Raises UsageError (`no-lock`) for a provenance statement of a bundle without a lock.
+    """
+    if kind == "provenance" and bundle.lock is None:
+        raise UsageError(
+            "no-lock",
+            "a provenance statement needs the lock, and the manifest names none",
+            where=f"{MANIFEST_NAME}: lock",
+            hint="build the bundle with `sealift build`, which records its lock",
+        )
+    return _STATEMENTS[kind](bundle)
 
 
 def _provenance(bundle: SealedBundle) -> bytes:
@@ -153,37 +150,3 @@ _STATEMENTS: dict[str, Callable[[SealedBundle], bytes]] = {
     ),
     "provenance": _provenance,
 }
-
-
-def pem_hint(public: PublicKey) -> str:
-    """What `model_signing verify key` compares: the hex SHA-256 of the PEM text (signing.md 2.2)."""
-    return hashlib.sha256(public.pem.encode("ascii")).hexdigest()
-
-
-def _place(folder: Path, kind: str, payload: bytes, public: PublicKey) -> tuple[Path, bool]:
-    """Where this key's statement goes, and whether it is there already.
-
-    `<kind>.sigstore.json` for whoever signs first, `<kind>-<8 of the fingerprint>.sigstore.json` else.
-    """
-    shared = folder / f"{kind}{FILE_SUFFIX}"
-    own = folder / f"{kind}-{public.fingerprint[:8]}{FILE_SUFFIX}"
-    for path in (shared, own):
-        if not path.exists():
-            continue
-        envelope = parse_bundle(path.read_bytes(), where=f"{ATTESTATIONS}/{path.name}")
-        if not envelope.keyless and public.verifies(envelope.signed_bytes, envelope.signature):
-            return path, _same_statement(kind, envelope.payload, payload)
-    return (own if shared.exists() else shared), False
-
-
-def _same_statement(kind: str, signed: bytes, payload: bytes) -> bool:
-    """Whether the signed statement says what would be said now.
-
-    The OMS subject's name is the folder's name, which may change when a bundle is copied and means nothing.
-    """
-    if kind != "oms" or signed == payload:
-        return signed == payload
-    before, now = (strict_json.loads(data, limit=len(data), where=kind) for data in (signed, payload))
-    for statement in (before, now):
-        statement["subject"][0]["name"] = ""
-    return bool(before == now)

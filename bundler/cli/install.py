@@ -63,6 +63,7 @@ def command(
     python: str | None,
     images_to: str | None,
     policy: Path,
+    trusted_root: Path | None,
     state: Path | None,
     first_use: str | None,
     resume: bool,
@@ -80,7 +81,11 @@ def command(
     _refuse_contradictions(to, engine, python, images_to)
     progress = make_progress(wanted=not (no_progress or as_json))
     result = verify_bundle(
-        bundle, perimeter(policy, state, first_use), workers=jobs, progress=progress, resume=resume
+        bundle,
+        perimeter(policy, state, first_use, trusted_root),
+        workers=jobs,
+        progress=progress,
+        resume=resume,
     )
     output = Output(as_json)
     if result.verified is None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from bundler.cli.output import Output, json_option, printable
-from bundler.cli.passphrase import passphrase_option, read_passphrase
+from bundler.cli.passphrase import read_passphrase
+from bundler.cli.signing_keys import default_module, pin_reader, public_key_of, secret_options
 from bundler.core.report import Report
 from bundler.errors import UsageError
 
@@ -21,7 +22,6 @@ ALGORITHMS = {
     "ed25519": "ed25519",
     "ml-dsa-65": "ml-dsa-65",
 }
-_KEY_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.group()
@@ -31,12 +31,21 @@ def command() -> None:
 
 @command.command()
 @click.option(
+    "-k",
+    "--key",
+    "token",
+    default="",
+    metavar="PKCS11-URI",
+    help="Make the key inside a token, where it stays: 'pkcs11:token=T;object=NAME'.",
+)
+@click.option(
     "-o",
     "--output",
     "out",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Private key file to write; the public key goes beside it, with the suffix .pub.",
+    help="Private key file to write; the public key goes beside it, with the suffix .pub. "
+    "With --key: the public key file.",
 )
 @click.option(
     "--algorithm",
@@ -49,24 +58,31 @@ def command() -> None:
 @click.option(
     "--insecure-no-passphrase", is_flag=True, help="Write the private key unencrypted (tests, rehearsals)."
 )
-@passphrase_option
+@secret_options
 @json_option
 def generate(
+    token: str,
     out: Path,
     algorithm: str,
     owner: str,
     insecure_no_passphrase: bool,
     passphrase_file: Path | None,
+    pin_file: Path | None,
     as_json: bool,
 ) -> int:
     """Make a key pair: an encrypted private key (mode 0600) and a public one.
 
     Example: sealift keys generate -o release.key
     """
+    output = Output(as_json)
+    if token:
+        _refuse_existing(out)
+        public = _generate_in_token(token, ALGORITHMS[algorithm], pin_file)
+        _write_public(out, public, owner)
+        return _tell(output, public, {"publicKey": str(out)})
     from bundler.storage.atomic import write_atomic
     from bundler.trust import keys
 
-    output = Output(as_json)
     public_file = out.with_suffix(".pub")
     _refuse_existing(out, public_file)
     passphrase = None
@@ -74,48 +90,86 @@ def generate(
         passphrase = read_passphrase(passphrase_file, what=str(out), confirm=True)
     key = keys.generate(ALGORITHMS[algorithm])
     write_atomic(out, key.to_pem(passphrase), mode=0o600)
-    write_atomic(public_file, (keys.owner_line(printable(owner)) + key.public.pem).encode())
+    _write_public(public_file, key.public, owner)
     output.say(f"private key  {out}")
-    output.say(f"public key   {public_file}")
-    _say_key(output, key.public)
-    data = {"privateKey": str(out), "publicKey": str(public_file), **_facts(key.public)}
-    return output.emit(Report(verb="keys", data=data))
+    return _tell(output, key.public, {"privateKey": str(out), "publicKey": str(public_file)})
 
 
 @command.command()
-@click.argument("file", type=_KEY_FILE)
-@passphrase_option
+@click.argument("key")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the public key to this file, for a policy.",
+)
+@click.option("--owner", default="", help="Person who holds the key; written above the public key.")
+@secret_options
 @json_option
-def show(file: Path, passphrase_file: Path | None, as_json: bool) -> int:
-    """Print the public part of a key file: algorithm, fingerprint in groups of four, PEM."""
+def show(
+    key: str, out: Path | None, owner: str, passphrase_file: Path | None, pin_file: Path | None, as_json: bool
+) -> int:
+    """Print the public part of KEY: algorithm, fingerprint in groups of four, PEM.
+
+    KEY is a key file or a key on a token: 'pkcs11:token=T;object=NAME'.
+    """
     output = Output(as_json)
-    public = _read(file, passphrase_file)
-    _say_key(output, public)
+    if out is not None:
+        _refuse_existing(out)
+    public = public_key_of(key, passphrase_file, pin_file)
+    data = {"pem": public.pem}
     output.data(public.pem.rstrip("\n"))
-    return output.emit(Report(verb="keys", data={**_facts(public), "pem": public.pem}))
+    if out is not None:
+        _write_public(out, public, owner)
+        data["publicKey"] = str(out)
+    return _tell(output, public, data)
 
 
 @command.command()
-@click.argument("file", type=_KEY_FILE)
-@passphrase_option
+@click.argument("key")
+@secret_options
 @json_option
-def fingerprint(file: Path, passphrase_file: Path | None, as_json: bool) -> int:
-    """Print the fingerprint of a key file: SHA-256 of its SubjectPublicKeyInfo."""
+def fingerprint(key: str, passphrase_file: Path | None, pin_file: Path | None, as_json: bool) -> int:
+    """Print the fingerprint of KEY, a file or a key on a token: SHA-256 of its SubjectPublicKeyInfo."""
     output = Output(as_json)
-    public = _read(file, passphrase_file)
+    public = public_key_of(key, passphrase_file, pin_file)
     output.data(public.fingerprint)
     return output.emit(Report(verb="keys", data=_facts(public)))
 
 
-def _read(file: Path, passphrase_file: Path | None) -> PublicKey:
-    """The public key in a public or private key file."""
+def _generate_in_token(text: str, algorithm: str, pin_file: Path | None) -> PublicKey:
+    from bundler.trust import pkcs11
+    from bundler.trust.pkcs11_uri import Pkcs11Uri
+
+    uri = Pkcs11Uri.parse(text)
+    if algorithm not in pkcs11.ALGORITHMS:
+        raise UsageError(
+            "algorithm-unsupported",
+            "keys of this algorithm are not made inside tokens",
+            expected="--algorithm p256 or p384",
+            found=algorithm,
+        )
+    pin = pin_reader(uri.pin_source, pin_file)
+    return pkcs11.generate(uri, pin, algorithm=algorithm, module=default_module())
+
+
+def _write_public(path: Path, public: PublicKey, owner: str) -> None:
+    from bundler.storage.atomic import write_atomic
     from bundler.trust import keys
 
-    with file.open("rb") as opened:
-        head = opened.read(keys.KEY_FILE_LIMIT)
-    if not keys.is_private_pem(head):
-        return keys.read_public_key(file)
-    return keys.read_private_key(file, lambda: read_passphrase(passphrase_file, what=str(file))).public
+    write_atomic(path, (keys.owner_line(printable(owner)) + public.pem).encode())
+
+
+def _tell(output: Output, public: PublicKey, data: dict[str, str]) -> int:
+    """The key for people and for `--json`, after it was made or shown."""
+    from bundler.trust.spki import grouped
+
+    if "publicKey" in data:
+        output.say(f"public key   {data['publicKey']}")
+    output.say(f"algorithm    {public.algorithm}")
+    output.say(f"fingerprint  {grouped(public.fingerprint)}")
+    return output.emit(Report(verb="keys", data={**data, **_facts(public)}))
 
 
 def _refuse_existing(*paths: Path) -> None:
@@ -128,13 +182,6 @@ def _refuse_existing(*paths: Path) -> None:
                 expected="a name that is free",
                 hint="choose another name with -o",
             )
-
-
-def _say_key(output: Output, public: PublicKey) -> None:
-    from bundler.trust.spki import grouped
-
-    output.say(f"algorithm    {public.algorithm}")
-    output.say(f"fingerprint  {grouped(public.fingerprint)}")
 
 
 def _facts(public: PublicKey) -> dict[str, str]:

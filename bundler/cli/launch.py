@@ -58,6 +58,7 @@ def command(
     profile: str,
     environment: Path,
     policy: Path,
+    trusted_root: Path | None,
     state: Path | None,
     first_use: str | None,
     host: str | None,
@@ -80,7 +81,7 @@ def command(
     output = Output(as_json)
     result = verify_bundle(
         bundle,
-        perimeter(policy, state, first_use),
+        perimeter(policy, state, first_use, trusted_root),
         workers=jobs,
         progress=make_progress(wanted=not (no_progress or as_json)),
     )

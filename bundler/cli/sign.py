@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.output import Output, json_option
-from bundler.cli.passphrase import passphrase_option, read_passphrase
+from bundler.cli.output import Output, json_option, printable
+from bundler.cli.sealed_bundle import bundle_facts, show_bundle
+from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
 from bundler.core.report import Report
-from bundler.core.units import format_bytes
-from bundler.errors import Finding
+from bundler.errors import Finding, UsageError
 
 if TYPE_CHECKING:
-    from bundler.assembly.sign import SealedBundle, Signed
+    from bundler.assembly.attestations import Attestor
+    from bundler.assembly.sign import Signed
 
 KINDS = ("release", "oms", "provenance")
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command(epilog="Example: sealift sign kimi-k2-17 --key release.key")
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-k", "--key", metavar="FILE|PKCS11-URI", help=KEY_HELP)
 @click.option(
-    "-k",
-    "--key",
-    required=True,
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Private key file, as `sealift keys generate` writes it.",
+    "--keyless",
+    is_flag=True,
+    help="Sign as a person or CI job through Sigstore, without a key. Your identity and the statements' "
+    "digests go into its transparency log.",
+)
+@click.option(
+    "--trust-config",
+    type=_FILE,
+    help="For --keyless: a private Sigstore instance.  [default: the public one]",
+)
+@click.option(
+    "--identity-token-file",
+    type=_FILE,
+    help="For --keyless: an OIDC token (mode 0600). Else that of the CI job, else a browser.",
+)
+@click.option(
+    "--save-trusted-root",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For --keyless: write the Sigstore root that the policy must pin, to lie beside it.",
 )
 @click.option(
     "--statement",
@@ -35,40 +55,86 @@ KINDS = ("release", "oms", "provenance")
     type=click.Choice(KINDS),
     help="Sign only this statement; may be given several times. All three when left out.",
 )
-@passphrase_option
+@secret_options
 @json_option
 def command(
-    bundle: Path, key: Path, kinds: tuple[str, ...], passphrase_file: Path | None, as_json: bool
+    bundle: Path,
+    key: str | None,
+    keyless: bool,
+    trust_config: Path | None,
+    identity_token_file: Path | None,
+    save_trusted_root: Path | None,
+    kinds: tuple[str, ...],
+    passphrase_file: Path | None,
+    pin_file: Path | None,
+    as_json: bool,
 ) -> int:
-    """Sign a sealed bundle with a key.
+    """Sign a sealed bundle with a key (a file or a token), or keyless through Sigstore.
 
     Writes attestations/{release,oms,provenance}.sigstore.json into BUNDLE, one signature per file. Signing
-    again with the same key changes nothing; another key adds its own files.
+    again with the same key or identity changes nothing; another one adds its own files.
     """
     from bundler.assembly.sign import open_sealed, sign_bundle
-    from bundler.trust.signers import FileSigner
 
+    if (key is None) is not keyless:
+        raise UsageError("usage", "give either --key or --keyless", hint="`sealift sign --help`")
     output = Output(as_json)
     sealed = open_sealed(bundle)
-    _show(output, sealed)
-    signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
-    signed = sign_bundle(sealed, signer, kinds or KINDS)
+    show_bundle(output, sealed)
+    opened = (
+        _keyless(output, trust_config, identity_token_file, save_trusted_root)
+        if key is None
+        else _with_key(output, key, passphrase_file, pin_file)
+    )
+    with opened as (attestor, facts):
+        signed = sign_bundle(sealed, attestor, kinds or KINDS)
     for path in signed.written:
         output.data(path)
-    output.say(f"signed with {signer.public.algorithm} key {signer.public.fingerprint}")
-    return output.emit(_report(signed, signer.public.fingerprint))
+    output.say("signed " + " ".join(f"{name} {value}" for name, value in facts.items()))
+    return output.emit(_report(signed, facts))
 
 
-def _show(output: Output, bundle: SealedBundle) -> None:
-    """What is about to be signed, in plain text, before the key is touched."""
-    manifest = bundle.manifest
-    output.say(f"channel   {manifest.channel}")
-    output.say(f"serial    {manifest.serial}")
-    output.say(f"files     {len(manifest.files)}, {format_bytes(manifest.total_bytes)}")
-    output.say(f"manifest  sha256:{bundle.manifest_sha256}")
+@contextmanager
+def _with_key(
+    output: Output, key: str, passphrase_file: Path | None, pin_file: Path | None
+) -> Iterator[tuple[Attestor, dict[str, str]]]:
+    from bundler.assembly.attestations import KeyAttestor
+
+    with opened_signer(key, passphrase_file, pin_file) as signer:
+        public = signer.public
+        yield KeyAttestor(signer), {"key": public.fingerprint, "algorithm": public.algorithm}
 
 
-def _report(signed: Signed, fingerprint: str) -> Report:
+@contextmanager
+def _keyless(
+    output: Output, trust_config: Path | None, token_file: Path | None, save_trusted_root: Path | None
+) -> Iterator[tuple[Attestor, dict[str, str]]]:
+    from bundler.cli.bundle_files import read_small
+    from bundler.storage.atomic import write_atomic
+    from bundler.trust import keyless_signing as keyless
+    from bundler.trust.keys import refuse_readable_by_others
+
+    text = None
+    if token_file is not None:
+        refuse_readable_by_others(token_file)
+        text = read_small(token_file, keyless.TOKEN_LIMIT).decode("ascii", "replace").strip()
+    if trust_config is None:
+        instance = keyless.SigstoreInstance.public()
+    else:
+        data = read_small(trust_config, keyless.TRUST_CONFIG_LIMIT)
+        instance = keyless.SigstoreInstance.of_file(data, where=str(trust_config))
+    token = keyless.identity_token(instance, text, may_ask=sys.stdin.isatty())
+    with keyless.keyless_attestor(instance, token) as attestor:
+        identity = attestor.identity
+        output.say(f"identity  {printable(identity.san)}, as {printable(identity.issuer)} says")
+        output.say(f"root      sha256:{instance.trusted_root_sha256}  (sigstore.trusted_root of the policy)")
+        facts = {"identity": identity.san, "issuer": identity.issuer}
+        yield attestor, {**facts, "trustedRoot": instance.trusted_root_sha256}
+    if save_trusted_root is not None:
+        write_atomic(save_trusted_root, instance.trusted_root)
+
+
+def _report(signed: Signed, facts: dict[str, str]) -> Report:
     findings = tuple(
         Finding(
             "no-lock",
@@ -78,14 +144,12 @@ def _report(signed: Signed, fingerprint: str) -> Report:
         )
         for kind in signed.left_out
     )
-    bundle = signed.bundle
     return Report(
         verb="sign",
         findings=findings,
         data={
-            "manifest": {"sha256": bundle.manifest_sha256, "serial": bundle.manifest.serial},
-            "channel": bundle.manifest.channel,
-            "key": fingerprint,
+            **bundle_facts(signed.bundle),
+            **facts,
             "written": list(signed.written),
             "kept": list(signed.kept),
         },

@@ -21,7 +21,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def trust_options(command: Command) -> Command:
-    """Adds `--policy`, `--state` and `--trust-on-first-use`; `perimeter` makes a Perimeter of the three."""
+    """Adds `--policy`, `--trusted-root`, `--state` and `--trust-on-first-use`, of which `perimeter` makes a
+    Perimeter.
+    """
     options = (
         click.option(
             "--policy",
@@ -30,6 +32,13 @@ def trust_options(command: Command) -> Command:
             show_default=True,
             help="Whose signatures count. The policy comes from your security officer, "
             "never from the bundle.",
+        ),
+        click.option(
+            "--trusted-root",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="Sigstore root for keyless signatures; the policy pins its digest.  "
+            "[default: trusted_root.json beside the policy]",
         ),
         click.option(
             "--state",
@@ -51,17 +60,20 @@ def trust_options(command: Command) -> Command:
     return command
 
 
-def perimeter(policy: Path, state: Path | None, first_use: str | None) -> Perimeter:
-    """What these options bring; for keyless signatures also the `trusted_root.json` beside the policy."""
+def perimeter(
+    policy: Path, state: Path | None, first_use: str | None, trusted_root: Path | None = None
+) -> Perimeter:
+    """What these options bring. Raises UsageError (`no-policy`, `no-trusted-root`) for what is not there."""
     from bundler.trust.state_files import StateFiles
     from bundler.verification.verify import Perimeter
 
-    root = policy.parent / TRUSTED_ROOT
+    root = trusted_root or policy.parent / TRUSTED_ROOT
+    wanted = trusted_root is not None or root.is_file()
     return Perimeter(
         policy=_read(policy, POLICY_LIMIT, "policy"),
         state=StateFiles.of(state),
         first_use=first_use,
-        trusted_root=_read(root, TRUSTED_ROOT_LIMIT, "trusted root") if root.is_file() else None,
+        trusted_root=_read(root, TRUSTED_ROOT_LIMIT, "trusted root") if wanted else None,
     )
 
 

@@ -56,6 +56,7 @@ _VERDICTS = {
 def command(
     bundle: Path,
     policy: Path,
+    trusted_root: Path | None,
     state: Path | None,
     first_use: str | None,
     level: str,
@@ -73,7 +74,7 @@ def command(
 
     result = verify_bundle(
         bundle,
-        perimeter(policy, state, first_use),
+        perimeter(policy, state, first_use, trusted_root),
         level=level,
         workers=jobs,
         progress=make_progress(wanted=not (no_progress or as_json)),

@@ -52,7 +52,7 @@ _KEY_MATERIAL: Shape = {
     "tlogEntries?": [_LOG_ENTRY],
     "timestampVerificationData?": _TIMESTAMPS,
 }
-_KEYLESS_MATERIAL: Shape = {
+KEYLESS_MATERIAL: Shape = {
     "certificate": {"rawBytes": _TEXT},
     "tlogEntries": [_LOG_ENTRY],
     "timestampVerificationData?": _TIMESTAMPS,
@@ -149,7 +149,7 @@ def _material(value: Mapping[str, Any], where: str) -> tuple[bool, str]:
     """Whether the bundle is keyless, and its hint. A key-signed one carries nothing that goes unchecked."""
     place = f"{where}: verificationMaterial"
     if "certificate" in value:
-        check_shape(value, _KEYLESS_MATERIAL, where=place, reference="bad-envelope")
+        check_shape(value, KEYLESS_MATERIAL, where=place, reference="bad-envelope")
         if not value["tlogEntries"]:
             _refuse("bad-envelope", place, "a transparency log entry beside the certificate", "none")
         return True, ""

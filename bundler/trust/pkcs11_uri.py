@@ -121,5 +121,5 @@ def _refuse(expected: str, found: str) -> NoReturn:
         expected=expected,
         # A part that was refused may be a mistyped PIN: only its name is shown.
         found=found.partition("=")[0][:80],
-        hint="for example: --key 'pkcs11:token=airgap;object=release?module-path=/usr/lib/softhsm/libsofthsm2.so'",
+        hint="for example: 'pkcs11:token=airgap;object=release?module-path=/usr/lib/softhsm/libsofthsm2.so'",
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bundler.assembly.attestations import KeyAttestor
 from bundler.assembly.sign import KINDS, open_sealed, sign_bundle
 from bundler.cli.app import run
 from bundler.core.manifest import FileEntry, Manifest, compose
@@ -49,7 +50,7 @@ FILES = {
     "payload/models/a.txt": b"a",
     "payload/records/lock.json": json.dumps(LOCK).encode(),
 }
-RITA, PAT = FileSigner(generate()), FileSigner(generate(spki.ML_DSA_65))
+RITA, PAT = (KeyAttestor(FileSigner(generate(kind))) for kind in (spki.ECDSA_P256, spki.ML_DSA_65))
 
 
 def sealed_tree(root: Path, **members: Any) -> Path:
@@ -102,7 +103,7 @@ def test_what_is_signed_is_what_the_first_policy_asks_for(bundle: Path) -> None:
     signed = sign_bundle(open_sealed(bundle), RITA)
     assert signed.written == tuple(f"attestations/{kind}.sigstore.json" for kind in KINDS)
     root = Holder(role="root", key=generate().public, owner="ann")
-    assert judged(bundle, root, Holder(role="release", key=RITA.public, owner="rita"))
+    assert judged(bundle, root, Holder(role="release", key=RITA.signer.public, owner="rita"))
     assert not judged(bundle, root, Holder(role="release", key=generate().public, owner="rita"))
 
 
@@ -160,7 +161,7 @@ def test_a_second_signer_adds_files_of_its_own(bundle: Path) -> None:
     sign_bundle(open_sealed(bundle), RITA)
     before = tree(bundle)
     signed = sign_bundle(open_sealed(bundle), PAT, ("release",))
-    name = f"attestations/release-{PAT.public.fingerprint[:8]}.sigstore.json"
+    name = f"attestations/release-{PAT.signer.public.fingerprint[:8]}.sigstore.json"
     assert signed.written == (name,)
     assert tree(bundle).keys() - before.keys() == {name}
     assert sign_bundle(open_sealed(bundle), PAT, ("release",)).kept == (name,)
@@ -172,8 +173,8 @@ def test_hints_are_those_that_third_party_tools_compare(bundle: Path) -> None:
     for kind in KINDS:
         value = json.loads((bundle / f"attestations/{kind}.sigstore.json").read_bytes())
         hints[kind] = value["verificationMaterial"]["publicKey"]["hint"]
-    assert hints["oms"] == hashlib.sha256(RITA.public.pem.encode()).hexdigest()
-    assert hints["release"] == hints["provenance"] == RITA.public.fingerprint
+    assert hints["oms"] == hashlib.sha256(RITA.signer.public.pem.encode()).hexdigest()
+    assert hints["release"] == hints["provenance"] == RITA.signer.public.fingerprint
 
 
 def test_a_bundle_without_a_lock_gets_no_provenance(tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ openssl dgst -sha256 -verify "$W/release.pub" -signature "$W/s" "$W/p"
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("openssl")), reason="apt-get install jq openssl")
 def test_an_auditor_checks_a_signature_with_jq_and_openssl_alone(bundle: Path, tmp_path: Path) -> None:
     sign_bundle(open_sealed(bundle), RITA)
-    (tmp_path / "release.pub").write_text("Owner: Rita\n" + RITA.public.pem)
+    (tmp_path / "release.pub").write_text("Owner: Rita\n" + RITA.signer.public.pem)
     script = f"set -eu; W={shlex.quote(str(tmp_path))}\n{OPENSSL_LINES}"
     done = subprocess.run(["bash", "-c", script], cwd=bundle, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -290,7 +291,7 @@ def test_the_unmodified_model_signing_verifies_the_whole_bundle(
     bundle: Path, tmp_path: Path, model_signing: Path, algorithm: str
 ) -> None:
     signer = FileSigner(generate(algorithm))
-    sign_bundle(open_sealed(bundle), signer)
+    sign_bundle(open_sealed(bundle), KeyAttestor(signer))
     (tmp_path / "release.pub").write_text("Owner: Rita\n" + signer.public.pem)
 
     def verify() -> subprocess.CompletedProcess[str]:
