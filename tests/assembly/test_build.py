@@ -1,0 +1,173 @@
+"""Build: one tree, made beside its place, sealed or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from bundler.assembly.build import BuildRequest, BuildResult, build, building_folder
+from bundler.assembly.fetching import all_jobs
+from bundler.assembly.locking import make_lock
+from bundler.core.lock import Lock
+from bundler.core.manifest import Manifest
+from bundler.core.progress import SilentProgress
+from bundler.core.spec_text import parse_spec
+from bundler.demo.hub import LoopbackHub
+from bundler.errors import IntegrityError, PolicyError, UsageError
+
+SPEC = """apiVersion: sealift/v1
+name: small
+channel: tests/build
+serial: {serial}
+files:
+  - path: notes.txt
+    source: notes.txt
+licenses:
+  - source: LICENSE
+    title: The licence
+"""
+OWN_WHEEL = ("sealift-0.1.0-py3-none-any.whl", b"unused: no engine, no tools")
+
+
+def request(folder: Path, *, serial: int = 1, text: str = SPEC, out: str = "bundle") -> BuildRequest:
+    data = text.format(serial=serial).encode()
+    spec = parse_spec(data, "spec.yaml")
+    return BuildRequest(
+        lock=make_lock(spec, data, folder),
+        spec=data,
+        out=folder / out,
+        created_at="2026-11-22T00:00:00Z",
+        workers=2,
+        jobs=lambda lock: all_jobs(lock, spec=spec, base=folder, transport="http"),
+        own_wheel=OWN_WHEEL,
+    )
+
+
+def run(asked: BuildRequest) -> BuildResult:
+    return build(asked, SilentProgress())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "notes.txt").write_text("remember the milk\n")
+    (tmp_path / "LICENSE").write_text("do as you like\n")
+    return tmp_path
+
+
+def test_a_build_leaves_one_sealed_tree_and_nothing_beside_it(folder: Path) -> None:
+    asked = request(folder)
+    result = run(asked)
+    manifest = (asked.out / "manifest.json").read_bytes()
+    assert result.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+    assert Manifest.parse(manifest).members["lock"] == asked.lock.sha256
+    assert (asked.out / "payload/files/notes.txt").read_text() == "remember the milk\n"
+    assert not building_folder(asked.out).exists()
+
+
+def test_the_lock_and_the_spec_travel_as_records(folder: Path) -> None:
+    asked = request(folder)
+    run(asked)
+    record = (asked.out / "payload/records/lock.json").read_bytes()
+    assert Lock.parse(record, where="lock") == asked.lock
+    assert hashlib.sha256(record).hexdigest() == asked.lock.sha256
+    assert (asked.out / "payload/records/spec.yaml").read_bytes() == asked.spec
+
+
+def test_every_artifact_says_where_it_came_from(folder: Path) -> None:
+    run(request(folder))
+    manifest = Manifest.parse((folder / "bundle/manifest.json").read_bytes())
+    artifacts = {item["id"]: item for item in manifest.members["artifacts"]}
+    assert set(artifacts) == {"file:notes.txt", "license:LICENSE"}
+    owned = {entry.artifact for entry in manifest.files if entry.artifact}
+    assert owned == set(artifacts)
+
+
+def test_two_builds_of_one_lock_are_byte_identical(folder: Path) -> None:
+    run(request(folder, out="one"))
+    run(request(folder, out="two"))
+    one, two = folder / "one", folder / "two"
+    names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+def test_building_what_is_sealed_already_changes_nothing(folder: Path) -> None:
+    run(request(folder))
+    before = (folder / "bundle/manifest.json").stat()
+    again = run(request(folder))
+    assert again.already_sealed
+    assert (folder / "bundle/manifest.json").stat() == before
+
+
+def test_another_lock_does_not_replace_a_bundle(folder: Path) -> None:
+    run(request(folder))
+    with pytest.raises(UsageError, match="output-exists") as caught:
+        run(request(folder, serial=2))
+    assert caught.value.findings[0].found == "a bundle of another lock"
+
+
+def test_something_else_in_the_place_is_left_alone(folder: Path) -> None:
+    (folder / "bundle").mkdir()
+    (folder / "bundle" / "precious").write_text("mine")
+    with pytest.raises(UsageError, match="output-exists"):
+        run(request(folder))
+    assert (folder / "bundle" / "precious").read_text() == "mine"
+
+
+def test_a_local_file_that_changed_after_locking_is_refused(folder: Path) -> None:
+    asked = request(folder)
+    (folder / "notes.txt").write_text("remember the oil.\n")
+    with pytest.raises(IntegrityError) as caught:
+        run(asked)
+    assert caught.value.findings[0].reference == "digest-mismatch"
+    assert not asked.out.exists()
+
+
+def test_files_of_an_earlier_lock_do_not_stray_into_the_bundle(folder: Path) -> None:
+    asked = request(folder)
+    work = building_folder(asked.out)
+    (work / "bundle" / "payload").mkdir(parents=True)
+    (work / "bundle" / "payload" / "unknown.bin").write_bytes(b"?")
+    with pytest.raises(IntegrityError) as caught:
+        run(asked)
+    assert [item.where for item in caught.value.findings] == ["payload/unknown.bin"]
+    (work / "bundle" / "payload" / "unknown.bin").unlink()
+    run(request(folder, serial=2))
+    assert Manifest.parse((folder / "bundle/manifest.json").read_bytes()).serial == 2
+
+
+MODEL_SPEC = """apiVersion: sealift/v1
+name: small
+channel: tests/build
+serial: {serial}
+models:
+  - repo: demo/tiny
+    format: bf16
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reference"),
+    [
+        ("model.safetensors", b"\x02\0\0\0\0\0\0\0{}trailing", "safetensors-trailing-bytes"),
+        ("pytorch_model.bin", b"\x80\x04\x95junk.", "pickle-refused"),
+        ("model.gguf", b"GGUF\x03\0\0\0", "gguf-truncated"),
+    ],
+    ids=["trailing bytes behind the last tensor", "a pickle", "a GGUF cut short"],
+)
+def test_weights_that_are_not_what_they_must_be_prevent_sealing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, reference: str
+) -> None:
+    repository = folder / "hub" / "demo" / "tiny"
+    repository.mkdir(parents=True)
+    (repository / name).write_bytes(data)
+    with LoopbackHub(folder / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        asked = request(folder, text=MODEL_SPEC)
+        with pytest.raises(PolicyError) as caught:
+            run(asked)
+    assert reference in {item.reference for item in caught.value.findings}
+    assert not asked.out.exists()
+    assert not (building_folder(asked.out) / "bundle" / "manifest.json").exists()
