@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -45,6 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, hub: FaultyHub, registry: Lo
         folder=folder, environment={"HF_ENDPOINT": hub.url, "SOURCE_DATE_EPOCH": "1700000000"}
     )
     (folder / "demo.yaml").write_text(demo_spec(registry.host))
+    (folder / "state.json").write_text("{}")
     workplace.must("lock", "demo.yaml")
     workplace.must("plan", "demo.yaml", "--to", "bundle")
     build_with_a_kill(workplace, hub)
@@ -97,6 +99,19 @@ def test_it_verifies_installs_and_answers_without_any_network(place: Workplace) 
     assert answer["interfaces"] == ["lo"]
     assert answer["reasoning"].strip() == tiny_kimi.REASONING_TEXT
     assert answer["toolCalls"] == [f"{tiny_kimi.TOOL_NAME}({tiny_kimi.TOOL_ARGUMENTS})"]
+
+
+def test_a_first_use_needs_the_digest_of_the_policy_typed(place: Workplace) -> None:
+    trust = ("--policy", "policy.json", "--state", "first-state.json")
+    refused = place.run("verify", "bundle", *trust, "--json", offline=True)
+    assert refused.code == 11
+    assert "state-missing" in refused.references
+    assert not (place.folder / "first-state.json").exists()
+    digest = hashlib.sha256((place.folder / "policy.json").read_bytes()).hexdigest()
+    wrong = place.run("verify", "bundle", *trust, "--trust-on-first-use", f"sha256:{'0' * 64}", "--json")
+    assert wrong.code == 11
+    place.must("verify", "bundle", *trust, "--trust-on-first-use", f"sha256:{digest}", offline=True)
+    place.must("verify", "bundle", *trust, offline=True)
 
 
 def ask(place: Workplace) -> dict[str, Any]:
