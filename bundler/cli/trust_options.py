@@ -85,7 +85,8 @@ def _read(path: Path, limit: int, what: str) -> bytes:
             where=str(path),
             expected="a file from your security officer",
             found="nothing",
-            hint="name it with --policy FILE; `sealift trust init` makes a first one",
+            hint=f"name it with --{what.replace(' ', '-')} FILE"
+            + ("; `sealift trust init` makes a first one" if what == "policy" else ""),
         )
     with path.open("rb") as file:
         data = file.read(limit + 1)

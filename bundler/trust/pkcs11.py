@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from bundler.errors import AuthenticityError, MachineError, MalformedError, SealiftError, UsageError
+from bundler.errors import AuthenticityError, MachineError, MalformedError, UsageError
 from bundler.trust import spki
 from bundler.trust.keys import PublicKey, public_from_spki
 from bundler.trust.pkcs11_uri import Pkcs11Uri
@@ -125,15 +125,11 @@ def read_public_key(uri: Pkcs11Uri, pin: Pin, *, module: str = "") -> PublicKey:
 
     Errors as in `Pkcs11Signer.open`.
     """
-    try:
-        session = _session(uri, module)
-        with session, _token_faults(str(uri)):
-            keys = _keys(session, uri, private=False)
-            if keys:
-                return _read_point(_the_one(keys, uri, "public key"), uri)[0]
-    except SealiftError as error:
-        if error.reference != "login-needed":
-            raise
+    session = _session(uri, module)
+    with session, _token_faults(str(uri)):
+        keys = _keys(session, uri, private=False)
+        if keys:
+            return _read_point(_the_one(keys, uri, "public key"), uri)[0]
     with Pkcs11Signer.open(uri, pin, module=module) as signer:
         return signer.public
 
@@ -197,16 +193,7 @@ def _generate_pair(session: Any, uri: Pkcs11Uri, curve: _Curve) -> None:
         )
 
 
-def _library(uri: Pkcs11Uri, module: str) -> Any:
-    path = uri.module_path or module
-    if not path:
-        raise UsageError(
-            "no-pkcs11-module",
-            "it is not said which PKCS#11 module reaches the token",
-            where=str(uri),
-            expected="the vendor's library (.so)",
-            hint="add ?module-path=/path/to/module.so to the URI, or set SEALIFT_PKCS11_MODULE",
-        )
+def _python_pkcs11() -> Any:
     try:
         import pkcs11
     except ImportError as error:
@@ -217,6 +204,20 @@ def _library(uri: Pkcs11Uri, module: str) -> Any:
             found=str(error),
             hint=f"pip install 'sealift[{EXTRA}]'",
         ) from error
+    return pkcs11
+
+
+def _library(uri: Pkcs11Uri, module: str) -> Any:
+    path = uri.module_path or module
+    if not path:
+        raise UsageError(
+            "no-pkcs11-module",
+            "it is not said which PKCS#11 module reaches the token",
+            where=str(uri),
+            expected="the vendor's library (.so)",
+            hint="add ?module-path=/path/to/module.so to the URI, or set SEALIFT_PKCS11_MODULE",
+        )
+    pkcs11 = _python_pkcs11()
     # Loading a library runs it: only one whose whole path was given, never one found on a search path.
     if not Path(path).is_absolute() or not Path(path).is_file():
         raise MachineError(
@@ -235,9 +236,8 @@ def _library(uri: Pkcs11Uri, module: str) -> Any:
 
 
 def _token(uri: Pkcs11Uri, module: str) -> Any:
-    import pkcs11
-
     library = _library(uri, module)
+    pkcs11 = _python_pkcs11()
     with _token_faults(str(uri)):
         present = list(library.get_tokens(token_flags=pkcs11.TokenFlag.TOKEN_INITIALIZED))
     matching = [token for token in present if _fits(token, uri)]
@@ -275,9 +275,8 @@ def _session(uri: Pkcs11Uri, module: str) -> Any:
 
 
 def _login(uri: Pkcs11Uri, pin: Pin, module: str, *, writable: bool = False) -> Any:
-    import pkcs11
-
     token = _token(uri, module)
+    pkcs11 = _python_pkcs11()
     # A token with a PIN pad takes the PIN itself; it never passes through this machine.
     pad = bool(token.flags & pkcs11.TokenFlag.PROTECTED_AUTHENTICATION_PATH)
     typed: Any = pkcs11.PROTECTED_AUTH if pad else pin(f"token {token.label.rstrip()}")
@@ -330,7 +329,7 @@ def _read_point(key: Any, uri: Pkcs11Uri) -> tuple[PublicKey, _Curve]:
             "a key on the token is of a kind that sealift does not sign with",
             where=str(uri),
             expected="an EC key on P-256 or P-384",
-            found=str(key.key_type),
+            found="EC on another curve" if key.key_type == KeyType.EC else KeyType(key.key_type).name,
             hint="`sealift keys generate --key pkcs11:...` makes one",
         )
     point = raw_point(key[Attribute.EC_POINT], curves[0].size)
@@ -383,8 +382,6 @@ def _token_faults(where: str) -> Iterator[None]:
             found=_named(error),
             hint="the token's security officer can set a new PIN",
         ) from error
-    except pkcs11.UserNotLoggedIn as error:
-        raise MachineError("login-needed", "the token shows this only after login", where=where) from error
     except pkcs11.PKCS11Error as error:
         raise MachineError(
             "token-fault", "the token refused", where=where, found=_named(error), hint="is it plugged in?"
