@@ -7,10 +7,12 @@ rebuild from the same lock gives the same members (format.md section 3).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from bundler.assembly.standing import Standing
+from bundler.core.evidence import image_evidence, image_signatures, model_evidence, provenance_path
 from bundler.core.lock import Lock, LockedEngine, LockedFile, LockedImage, LockedModel, LockedWheel
 
 WHEELS_FOLDER = "payload/wheels"
@@ -36,6 +38,8 @@ class Contents:
     """By model id."""
     wheel_licenses: Mapping[str, str]
     """Licence text of the wheel's own metadata, by file name."""
+    signatures: Mapping[str, Standing] = field(default_factory=dict)
+    """What is known of the upstream signature, by artifact id; not of files, which have none."""
 
 
 def describe(lock: Lock, contents: Contents) -> list[dict[str, Any]]:
@@ -45,6 +49,9 @@ def describe(lock: Lock, contents: Contents) -> list[dict[str, Any]]:
     artifacts += _wheels(lock.tools, TOOLS_FOLDER, contents)
     artifacts += [_image(image) for image in lock.images]
     artifacts += [_file(item) for item in lock.files]
+    for artifact in artifacts:
+        if artifact["id"] in contents.signatures:
+            artifact["source"]["upstreamSignature"] = contents.signatures[artifact["id"]].to_json()
     return sorted(artifacts, key=lambda artifact: str(artifact["id"]))
 
 
@@ -58,6 +65,21 @@ def owners(lock: Lock) -> dict[str, str]:
         for wheel in (wheel for engine in engines for wheel in engine.wheels):
             owned[f"{folder}/{wheel.filename}"] = wheel_id(wheel, folder)
     owned.update({item.path: file_id(item) for item in lock.files})
+    return owned | _evidence_owners(lock)
+
+
+def _evidence_owners(lock: Lock) -> dict[str, str]:
+    """The artifact that each file of evidence is about; keys and Sigstore roots belong to none."""
+    owned: dict[str, str] = {}
+    for model in lock.models:
+        owned |= {model_evidence(model, file).path: model_id(model) for file in model.signature_files}
+    for folder, engines in ((TOOLS_FOLDER, lock.tools), (WHEELS_FOLDER, lock.engines)):
+        for wheel in (wheel for engine in engines for wheel in engine.wheels):
+            if wheel.provenance is not None:
+                owned[provenance_path(wheel)] = wheel_id(wheel, folder)
+    for image in lock.images:
+        for referrer in image_signatures(image):
+            owned |= {file.path: image_id(image) for file in image_evidence(referrer)}
     return owned
 
 
@@ -69,6 +91,11 @@ def model_id(model: LockedModel) -> str:
 def wheel_id(wheel: LockedWheel, folder: str) -> str:
     """`wheels:<project>@<version>`, or `tools:…` for what installs sealift itself."""
     return f"{PurePosixPath(folder).name}:{wheel.name}@{wheel.version}"
+
+
+def image_id(image: LockedImage) -> str:
+    """`image:<registry>/<repository>[:<tag>]`."""
+    return f"image:{image.reference.split('@')[0]}"
 
 
 def file_id(item: LockedFile) -> str:
@@ -138,7 +165,7 @@ def _wheel_file(wheel: LockedWheel) -> dict[str, Any]:
 def _image(image: LockedImage) -> dict[str, Any]:
     name = image.reference.split("@")[0]
     return {
-        "id": f"image:{name}",
+        "id": image_id(image),
         "kind": "image",
         "purl": f"pkg:oci/{name.rsplit('/', 1)[-1].split(':')[0]}@{image.digest}",
         "mediaType": image.media_type,

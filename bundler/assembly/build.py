@@ -25,13 +25,15 @@ from bundler.assembly.artifacts import (
     launch_entries,
     owners,
 )
+from bundler.assembly.upstream import assess
+from bundler.assembly.upstream_findings import no_such_evidence
 from bundler.content.model import check_model
 from bundler.content.oci import check_layout
 from bundler.content.wheel import check_wheels, metadata_text
 from bundler.core.lock import Lock, LockedModel
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
-from bundler.errors import Finding, MachineError, PolicyError, UsageError
+from bundler.errors import Finding, IntegrityError, MachineError, PolicyError, UsageError
 from bundler.records.licences import declared_license
 from bundler.sources.fetch import fetch_all
 from bundler.sources.jobs import FetchJob
@@ -88,7 +90,8 @@ def building_folder(out: Path) -> Path:
 def build(request: BuildRequest, progress: Progress) -> BuildResult:
     """The sealed bundle, or an error that leaves everything fetched for the next run.
 
-    Raises MachineError (space), NetworkError, IntegrityError (digests, closed world), PolicyError (content).
+    Raises MachineError (space), NetworkError, IntegrityError (digests, closed world), PolicyError (content,
+    a required upstream signature that is absent), AuthenticityError (an upstream signature by another).
     """
     if request.out.exists() or request.out.is_symlink():
         return _already_there(request)
@@ -100,11 +103,14 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         fetched = _missing_bytes(store, jobs)
         _refuse_without_space(store.root, fetched)
         fetch_all(jobs, store, workers=request.workers, progress=progress)
+        signatures = assess(request.lock, _reader(store), lambda path: _sha256_of(store, path))
+        signatures.refuse()
         planned.update(_put_documents(request, store))
         contents, findings = check_contents(request.lock, store, workers=request.workers)
         errors = [finding for finding in findings if finding.severity == "error"]
         if errors:
             raise PolicyError.of(errors)
+        contents = replace(contents, signatures=signatures.standings)
         manifest = _seal(request, store, contents, planned)
     rename_directory(work / "bundle", request.out)
     _remove_work(work)
@@ -163,6 +169,33 @@ def _refuse_without_space(folder: Path, needed: int) -> None:
             found=f"{free} bytes free",
             hint="free space or choose another disk with -o; `sealift plan` shows what is needed where",
         )
+
+
+def _reader(store: PayloadStore) -> Callable[[str], bytes]:
+    """Reads finished files of evidence."""
+
+    def read(path: str) -> bytes:
+        kept = store.kept(path)
+        if kept is None:
+            raise no_such_evidence(path)
+        data = (store.root / path).read_bytes()
+        # These bytes decide about trust: they must be those that were hashed when they came.
+        if hashlib.sha256(data).hexdigest() != kept.sha256:
+            raise IntegrityError(
+                "digest-mismatch",
+                "evidence changed after it was fetched",
+                where=path,
+                expected=f"sha256:{kept.sha256}",
+                found=f"sha256:{hashlib.sha256(data).hexdigest()}",
+            )
+        return data
+
+    return read
+
+
+def _sha256_of(store: PayloadStore, path: str) -> str | None:
+    kept = store.kept(path)
+    return kept.sha256 if kept is not None else None
 
 
 def _put_documents(request: BuildRequest, store: PayloadStore) -> list[str]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from bundler.assembly.artifacts import TOOLS_FOLDER, WHEELS_FOLDER
 from bundler.core.chunks import DEFAULT_CHUNK_SIZE
+from bundler.core.evidence import evidence_files
 from bundler.core.lock import Lock, LockedEngine, LockedModelFile
 
-KINDS = ("weights", "model files", "engine wheels", "tools", "images", "files")
+KINDS = ("weights", "model files", "engine wheels", "tools", "images", "files", "evidence")
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 GENERATED_PER_FILE = 1024
 """Bytes of manifest, SHA256SUMS, index pages and records for each file, rounded up (measured: about 600)."""
@@ -34,6 +35,7 @@ def pinned_files(lock: Lock) -> tuple[PinnedFile, ...]:
         *_wheels(lock.tools, TOOLS_FOLDER, "tools"),
     }
     found |= {PinnedFile(path=item.path, size=item.size, kind="files") for item in lock.files}
+    found |= {PinnedFile(path=item.path, size=item.size, kind="evidence") for item in evidence_files(lock)}
     return tuple(sorted(found, key=lambda file: (file.path, file.size)))
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from bundler.assembly.inventory import pinned_files
+from bundler.assembly.upstream import assess
+from bundler.assembly.upstream_rules import attestation_rule, signature_rule
+from bundler.core.evidence import rules_of
 from bundler.core.lock import Lock, LockedEngine, LockedFile, LockedImage, LockedModel
 from bundler.core.paths import path_set_findings
 from bundler.core.spec import DocumentSpec, EngineSpec, FileSpec, ImageSpec, LaunchSpec, ModelSpec, Spec
@@ -27,6 +30,12 @@ class FileResolver(Protocol):
         """The file with its size and digest."""
 
 
+def _fetched_evidence(lock: Lock, spec: Spec, base: Path) -> Callable[[str], bytes]:
+    from bundler.assembly.fetching import evidence_reader
+
+    return evidence_reader(lock, spec, base)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolvers:
     """Who pins what: the sources, or doubles of them."""
@@ -36,6 +45,8 @@ class Resolvers:
     tools: Callable[[Sequence[LockedEngine]], tuple[LockedEngine, ...]]
     image: Callable[[ImageSpec], LockedImage]
     file: FileResolver
+    evidence: Callable[[Lock, Spec, Path], Callable[[str], bytes]] = _fetched_evidence
+    """Gives the bytes of evidence by bundle path, for artifacts whose signer the spec pins."""
 
     @classmethod
     def of_sources(cls) -> Resolvers:
@@ -89,13 +100,14 @@ def make_lock(
 
     `base` is the folder that local paths are relative to; `say` is told what is being pinned. Nothing is
     written. Raises a SealiftError with the findings of all items that cannot be pinned, of the class of the
-    first; MalformedError (`model-file`, `duplicate-path`, `path-collision`, `conflicting-files`).
+    first; MalformedError (`model-file`, `duplicate-path`, `path-collision`, `conflicting-files`);
+    AuthenticityError (`upstream-signature`) and PolicyError (`upstream-signature-missing`).
     """
     pinning = _Pinning(resolvers or Resolvers.of_sources(), base, say)
-    models = pinning.each("model", spec.models, lambda one: one.repo, pinning.resolvers.model)
-    engines = pinning.each("engine", spec.engines, lambda one: one.requirement, pinning.resolvers.engine)
+    models = pinning.each("model", spec.models, lambda one: one.repo, pinning.model)
+    engines = pinning.each("engine", spec.engines, lambda one: one.requirement, pinning.engine)
     tools = pinning.tools(engines)
-    images = pinning.each("image", spec.images, lambda one: one.reference, pinning.resolvers.image)
+    images = pinning.each("image", spec.images, lambda one: one.reference, pinning.image)
     files = pinning.files(spec)
     pinning.refuse()
     lock = Lock(
@@ -112,6 +124,10 @@ def make_lock(
         node=spec.node,
     )
     _refuse_conflicts(lock)
+    if rules_of(lock):
+        say("checking upstream signatures")
+        # Digests that no Hub tells are not known yet; the build compares all of them.
+        assess(lock, pinning.resolvers.evidence(lock, spec, base), lambda _path: None).refuse()
     return lock
 
 
@@ -140,6 +156,21 @@ class _Pinning:
             except SealiftError as error:
                 self.errors.append(error)
         return tuple(pinned)
+
+    def model(self, spec: ModelSpec) -> LockedModel:
+        """The model with the rule about its signer."""
+        rule = signature_rule(spec.signature, self.base)
+        return self.resolvers.model(spec).model_copy(update={"signature": rule})
+
+    def image(self, spec: ImageSpec) -> LockedImage:
+        """The image with the rule about its signer."""
+        rule = signature_rule(spec.signature, self.base)
+        return self.resolvers.image(spec).model_copy(update={"signature": rule})
+
+    def engine(self, spec: EngineSpec) -> LockedEngine:
+        """The engine with the rule about its publishers."""
+        rule = attestation_rule(spec.attestations, self.base)
+        return self.resolvers.engine(spec).model_copy(update={"attestations": rule})
 
     def tools(self, engines: Sequence[LockedEngine]) -> tuple[LockedEngine, ...]:
         """What installs sealift itself on the machines of the engines; nothing without engines."""
@@ -299,7 +330,15 @@ def _model_changes(where: str, before: LockedModel, after: LockedModel) -> list[
 def _engine_changes(where: str, before: LockedEngine, after: LockedEngine) -> list[Change]:
     old = {wheel.name: f"{wheel.filename} sha256:{wheel.sha256}" for wheel in before.wheels}
     new = {wheel.name: f"{wheel.filename} sha256:{wheel.sha256}" for wheel in after.wheels}
-    return _named_changes(where, old, new)
+    return _named_changes(where, old | _provenances(before), new | _provenances(after))
+
+
+def _provenances(engine: LockedEngine) -> dict[str, str]:
+    return {
+        f"attestations of {wheel.name}": f"sha256:{wheel.provenance.sha256}"
+        for wheel in engine.wheels
+        if wheel.provenance is not None
+    }
 
 
 def _image_changes(where: str, before: LockedImage, after: LockedImage) -> list[Change]:

@@ -82,24 +82,37 @@ def show_head(manifest: Manifest, digest: str, output: Output) -> None:
 
 
 def show_artifacts(manifest: Manifest, output: Output) -> None:
-    """Each artifact with what it resolved to and its licence; wheels are counted by target."""
-    wheels: dict[str, int] = {}
+    """Each artifact with what it resolved to, licence and upstream signature; wheels are counted by target."""
+    wheels: dict[str, list[str]] = {}
     for artifact in manifest.members.get("artifacts", []):
         if artifact.get("kind") in ("wheels", "tool"):
             for target in artifact.get("targets", []):
-                wheels[target] = wheels.get(target, 0) + 1
+                wheels.setdefault(target, []).append(_signature_state(artifact))
             continue
         source = artifact.get("source") or {}
         asked = source.get("asked", artifact.get("id"))
-        text = f"{asked} = {source.get('resolved', '?')} ({_license_text(artifact)})"
-        output.data(f"{artifact.get('kind', '?'):<12} {printable(text)}")
-    for target, count in sorted(wheels.items()):
-        output.data(f"{'wheels':<12} {printable(target)}: {count}")
+        facts = [_license_text(artifact), f"upstream signature {_signature_state(artifact)}"]
+        if "upstreamSignature" not in source:
+            facts.pop()
+        output.data(
+            f"{artifact.get('kind', '?'):<12} "
+            + printable(f"{asked} = {source.get('resolved', '?')} ({'; '.join(facts)})")
+        )
+    for target, states in sorted(wheels.items()):
+        offered = [f"{states.count(state)} {state}" for state in sorted({*states} - {"none-offered"})]
+        attested = f", attestations: {', '.join(offered)}" if offered else ""
+        output.data(f"{'wheels':<12} {printable(f'{target}: {len(states)}{attested}')}")
     for entry in manifest.members.get("launch", []):
         engine = entry.get("engine") or {}
         runs_on = f"{engine.get('name')} {engine.get('version')}"
         text = f"{entry.get('profile')}: {entry.get('servedName')} on {runs_on}"
         output.data(f"{'profile':<12} {printable(text)}")
+
+
+def _signature_state(artifact: dict[str, Any]) -> str:
+    """What the builder found about the artifact's upstream signature; without a word, that there is none."""
+    standing = (artifact.get("source") or {}).get("upstreamSignature") or {}
+    return str(standing.get("state", "none-offered"))
 
 
 def _license_text(artifact: dict[str, Any]) -> str:

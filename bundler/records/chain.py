@@ -1,10 +1,11 @@
-"""The chain of one file: upstream -> lock -> manifest -> chunks -> attestations.
+"""The chain of one file: upstream and its signature -> lock -> manifest -> chunks -> attestations.
 
 What is compared here are records with records. Whether the bytes on disk agree is `sealift verify`'s to say.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 from bundler.core.chunks import FileChunks
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.errors import UsageError
+
+IMAGE_BLOBS = "payload/images/blobs/sha256/"
+EVIDENCE = "payload/evidence/"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def chain(
 
     `subjects` maps an attestation's file name to the SHA-256 digests its statement is about.
     """
-    links = _upstream(lock, entry)
+    links = [*_upstream(lock, entry), *_signature(manifest, lock, entry)]
     links.append(Link("lock", f"sha256:{lock_sha256}", agrees=manifest.members.get("lock") == lock_sha256))
     links.append(Link("manifest entry", f"sha256:{entry.sha256}, {entry.size} bytes"))
     if chunks is not None:
@@ -79,8 +83,10 @@ def _upstream(lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
                 Link("upstream", item.get("url") or item.get("source", "")),
                 _digest("pinned sha256", item["sha256"], entry),
             ]
-    if entry.path.startswith("payload/images/blobs/sha256/"):
+    if entry.path.startswith(IMAGE_BLOBS):
         return [_digest("OCI digest", entry.path.rsplit("/", 1)[-1], entry)]
+    if entry.path.startswith(EVIDENCE):
+        return _evidence_links(lock, entry)
     return [Link("upstream", "none: made by the builder")]
 
 
@@ -94,6 +100,52 @@ def _model_links(model: Mapping[str, Any], entry: FileEntry, path: str) -> list[
                 Link("upstream git blob", f"sha1:{item['gitBlobSha1']}, compared when it was fetched")
             )
     return links
+
+
+def _evidence_links(lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
+    """Evidence is what upstream signed, or the key or Sigstore root that the spec checks it with."""
+    about = f"evidence about {entry.artifact}" if entry.artifact else "what signatures are checked with"
+    named = re.search(r"([0-9a-f]{64})[^/]*$", entry.path)
+    for engine in [*lock.get("engines", []), *lock.get("tools", [])]:
+        for wheel in engine["wheels"]:
+            if "provenance" in wheel and entry.path.endswith(f"/{wheel['filename']}.provenance.json"):
+                return [
+                    Link("upstream", about),
+                    _digest("pinned sha256", wheel["provenance"]["sha256"], entry),
+                ]
+    links = [Link("upstream", about)]
+    return [*links, _digest("pinned sha256", named[1], entry)] if named else links
+
+
+def _signature(manifest: Manifest, lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
+    """What the builder found about the upstream signature of the artifact that the file belongs to."""
+    wanted = entry.artifact or _image_of(lock, entry)
+    for artifact in manifest.members.get("artifacts", []):
+        if wanted and artifact.get("id") == wanted:
+            standing = artifact.get("source", {}).get("upstreamSignature")
+            if standing:
+                return [Link("upstream signature", _standing_text(standing))]
+    return []
+
+
+def _image_of(lock: Mapping[str, Any], entry: FileEntry) -> str:
+    """The artifact of the first image that holds a blob; several may share it."""
+    digest = f"sha256:{entry.path.rsplit('/', 1)[-1]}"
+    for image in lock.get("images", []) if entry.path.startswith(IMAGE_BLOBS) else []:
+        holders = [*image["platforms"], *image.get("referrers", [])]
+        blobs = {blob[0] for holder in holders for blob in holder["blobs"]}
+        if digest in {image["digest"], *(holder["digest"] for holder in holders), *blobs}:
+            return f"image:{image['reference'].split('@')[0]}"
+    return ""
+
+
+def _standing_text(standing: Mapping[str, Any]) -> str:
+    signer = ", ".join(f"{name} {value}" for name, value in sorted(standing.get("signer", {}).items()))
+    text = f"{standing.get('state')} when it was built"
+    text += f", by {signer}" if signer else ""
+    text += f": {standing.get('checked', '')}"
+    claim = standing.get("untrustedClaim")
+    return f"{text}; it claims to be by {claim}" if claim else text
 
 
 def _digest(step: str, sha256: str, entry: FileEntry) -> Link:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bundler.core import strict_json
 from bundler.core.digest import is_git_commit
+from bundler.core.evidence import MODEL_SIGNATURE_LIMIT, model_evidence, model_evidence_path
 from bundler.core.lock import LockedModel, LockedModelFile
 from bundler.core.paths import path_fault, path_set_findings
 from bundler.core.spec import ModelSpec
@@ -26,6 +27,7 @@ from bundler.sources.hub_client import HubClient, Patience
 from bundler.sources.hub_files import ListedFile, git_blob_sha1, listed_files, listing_findings, pin_findings
 from bundler.sources.jobs import ByteSource, FetchJob
 from bundler.sources.xet import XetByteSource, XetTransport
+from bundler.trust.upstream.model_signatures import is_signature_name
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -39,6 +41,7 @@ __all__ = [
     "read_small",
     "read_token",
     "resolve_model",
+    "signature_jobs",
     "unmatched_includes",
 ]
 
@@ -48,6 +51,8 @@ SAFETENSORS_HEADER_LIMIT = 100_000_000
 GGUF_HEADER_BYTES = 16 << 20
 """How much of a GGUF file is read for its header, whose length is nowhere stated; tokenizers make it long."""
 SMALL_LIMIT = 64 << 20
+MAX_SIGNATURES = 16
+"""Signatures of one repository that are carried and tried; the spec may name the right one."""
 _IDENTIFIER = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 _FAMILIES: tuple[type[SealiftError], ...] = (IntegrityError, MalformedError, NetworkError)
 
@@ -87,12 +92,19 @@ def resolve_model(
         files=(),
     )
     chosen = _selected(spec, listed)
+    signatures = _signatures(spec, model, listed)
+    pinned = {file.path: file for file in (*chosen, *signatures)}
     _raise_all(
         listing_findings(listed, info.siblings or [], where=spec.repo)
         + _path_findings(model, chosen)
-        + pin_findings(chosen, where=spec.repo)
+        + pin_findings([pinned[path] for path in sorted(pinned)], where=spec.repo)
     )
-    return model.model_copy(update={"files": tuple(map(_locked_file, chosen))})
+    return model.model_copy(
+        update={
+            "files": tuple(map(_locked_file, chosen)),
+            "signature_files": tuple(map(_locked_file, signatures)),
+        }
+    )
 
 
 def model_jobs(
@@ -121,6 +133,31 @@ def model_jobs(
         total = format_bytes(sum(file.size for file in plain))
         note(f"{model.repo}: {len(plain)} files ({total}) are not in Xet and come over HTTP")
     return [_job(model, file, source(file)) for file in model.files]
+
+
+def signature_jobs(
+    model: LockedModel,
+    *,
+    endpoint: str | None = None,
+    token: TokenChoice = None,
+    patience: Patience | None = None,
+) -> list[FetchJob]:
+    """One job for each signature that the repository holds, to its place among the evidence."""
+    client = _client(model.endpoint, endpoint, token, patience)
+    jobs = []
+    for file in model.signature_files:
+        place = model_evidence(model, file)
+        source = client.file(model.repo, model.commit, file.path, size=file.size, etag=_etag(file))
+        jobs.append(
+            FetchJob(
+                path=place.path,
+                size=place.size,
+                sha256=place.sha256,
+                git_blob_sha1=place.git_blob_sha1,
+                source=source,
+            )
+        )
+    return jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,6 +387,19 @@ def _selected(spec: ModelSpec, listed: Sequence[ListedFile]) -> list[ListedFile]
     if not chosen:
         raise _nothing_selected(spec, [file.path for file in listed])
     return chosen
+
+
+def _signatures(spec: ModelSpec, model: LockedModel, listed: Sequence[ListedFile]) -> list[ListedFile]:
+    """The one that the spec names, or else the first few with a signature's name."""
+    named = spec.signature.file if spec.signature else None
+    found = [
+        file
+        for file in listed
+        if (file.path == named if named else is_signature_name(file.path))
+        and file.size <= MODEL_SIGNATURE_LIMIT
+        and not path_fault(model_evidence_path(model, file.path))
+    ]
+    return found[:MAX_SIGNATURES]
 
 
 def _nothing_selected(spec: ModelSpec, paths: Sequence[str]) -> MalformedError:

@@ -23,6 +23,7 @@ from bundler.content.oci import (
     parse_descriptor,
     parse_manifest,
 )
+from bundler.core.evidence import image_evidence, image_signatures
 from bundler.core.image_reference import ImageReference
 from bundler.core.lock import LockedImage, LockedPlatform, LockedReferrer
 from bundler.core.spec import ImageSpec
@@ -311,6 +312,27 @@ def image_jobs(images: Sequence[LockedImage], *, config: DockerConfig | None = N
             known = jobs.setdefault(job.path, job)
             if known.size != job.size:
                 raise _size_conflict(job, known)
+    return [jobs[path] for path in sorted(jobs)]
+
+
+def signature_jobs(images: Sequence[LockedImage], *, config: DockerConfig | None = None) -> list[FetchJob]:
+    """Fetch jobs for the signatures of `images` as evidence: the same bytes as in the layout, beside it."""
+    jobs: dict[str, FetchJob] = {}
+    for image in images:
+        reference = ImageReference.parse(image.reference)
+        client = client_for(reference, plain_http=image.plain_http, config=config)
+        for referrer in image_signatures(image):
+            for file in image_evidence(referrer):
+                digest = f"sha256:{file.sha256}"
+                source = BlobSource(
+                    client=client,
+                    repository=reference.repository,
+                    digest=digest,
+                    size=file.size,
+                    is_manifest=digest == referrer.digest,
+                )
+                job = FetchJob(path=file.path, size=file.size, sha256=file.sha256, source=source)
+                jobs.setdefault(file.path, job)
     return [jobs[path] for path in sorted(jobs)]
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from bundler.sources.jobs import ByteSource
 PAGE_LIMIT = 256 << 20
 """Bytes of one page; the longest project pages of the public index have about 30 MB."""
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+PROVENANCE_ACCEPT = "application/vnd.pypi.integrity.v1+json, application/json;q=0.5, */*;q=0.1"
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PIECE = 1 << 20
@@ -60,6 +61,8 @@ class IndexFile:
     size: int | None = None
     upload_time: str | None = None
     yanked: bool = False
+    provenance: str | None = None
+    """Where its publish attestations are (PEP 740)."""
 
     @property
     def is_wheel(self) -> bool:
@@ -134,6 +137,17 @@ class PackageIndex:
         if file.url.startswith("file:"):
             return LocalByteSource(path=_local_path(file.url))
         return HttpByteSource(url=file.url, session=self._session, size=size, headers=self._headers())
+
+    def provenance_source(
+        self, file: IndexFile, *, size: int | None = None
+    ) -> HttpByteSource | LocalByteSource | None:
+        """The publish attestations of `file`; None when the index offers none."""
+        if file.provenance is None:
+            return None
+        if file.provenance.startswith("file:"):
+            return LocalByteSource(path=_local_path(file.provenance))
+        headers = self._headers(Accept=PROVENANCE_ACCEPT)
+        return HttpByteSource(url=file.provenance, session=self._session, size=size, headers=headers)
 
     def _headers(self, **more: str) -> Headers:
         def headers(url: str) -> Mapping[str, str]:
@@ -248,9 +262,27 @@ def parse_page(data: bytes, url: str, *, where: str) -> list[IndexFile]:
     files with a digest or size that is none. Raises MalformedError (`bad-index-page`).
     """
     text = data.lstrip()
-    found = _parse_json(text, url, where) if text.startswith(b"{") else _parse_html(text, url, where)
+    try:
+        found = _parse_json(text, url, where) if text.startswith(b"{") else _parse_html(text, url, where)
+    except (ValueError, AssertionError) as error:
+        # What the standard library raises for an address like `//[` and for markup like `<![x`.
+        raise _bad_page(where, "addresses and markup that can be read") from error
     allowed = ("https", "http", "file") if url.startswith("file:") else ("https", "http")
-    return [item for item in found if urlsplit(item.url).scheme in allowed]
+    return [
+        item
+        if item.provenance is None or urlsplit(item.provenance).scheme in allowed
+        else replace(item, provenance=None)
+        for item in found
+        if urlsplit(item.url).scheme in allowed
+    ]
+
+
+def _joined(base: str, link: object) -> str | None:
+    """The address of something that need not be there; None also when the link is none."""
+    try:
+        return urljoin(base, link) if isinstance(link, str) and link else None
+    except ValueError:
+        return None
 
 
 def _parse_json(data: bytes, url: str, where: str) -> list[IndexFile]:
@@ -275,6 +307,7 @@ def _json_file(item: Mapping[str, Any], url: str, where: str) -> IndexFile:
         size=size if type(size) is int and size >= 0 else None,
         upload_time=uploaded if isinstance(uploaded, str) else None,
         yanked=bool(item.get("yanked")),
+        provenance=_joined(url, item.get("provenance")),
     )
 
 
@@ -316,6 +349,7 @@ def _html_file(link: Mapping[str, str], base: str) -> IndexFile:
         url=target,
         sha256=value if algorithm == "sha256" and is_sha256_hex(value) else None,
         yanked="data-yanked" in link,
+        provenance=_joined(base, link.get("data-provenance")),
     )
 
 

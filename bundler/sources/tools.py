@@ -9,6 +9,7 @@ from packaging.requirements import Requirement
 from bundler.core.lock import LockedEngine
 from bundler.core.target import Target
 from bundler.sources.own_wheel import DISTRIBUTION, own_distribution
+from bundler.sources.provenance import with_provenance
 from bundler.sources.wheel_indexes import engine_indexes
 from bundler.sources.wheel_refusals import Question
 from bundler.sources.wheel_resolution import Resolution
@@ -55,7 +56,8 @@ def own_requirements() -> tuple[str, ...]:
 
 def _resolve(target: Target, environ: Mapping[str, str] | None) -> LockedEngine:
     question = Question(where=f"sealift's own tools for {target}", requirements=own_requirements())
-    wheels = Resolution(question=question, target=target, indexes=engine_indexes((), {}, environ)).wheels()
+    indexes = engine_indexes((), {}, environ)
+    wheels = Resolution(question=question, target=target, indexes=indexes).wheels()
     version = own_distribution().version
     return LockedEngine(
         id=DISTRIBUTION,
@@ -66,5 +68,5 @@ def _resolve(target: Target, environ: Mapping[str, str] | None) -> LockedEngine:
         platform=target.platform,
         glibc=target.glibc,
         accelerator="cpu",
-        wheels=tuple(wheel.locked for wheel in wheels),
+        wheels=with_provenance([wheel.locked for wheel in wheels], indexes),
     )

@@ -23,6 +23,7 @@ from bundler.sources.package_index import (
     IndexedByteSource,
     PackageIndex,
 )
+from bundler.sources.provenance import with_provenance
 from bundler.sources.wheel_indexes import engine_indexes
 from bundler.sources.wheel_refusals import Question
 from bundler.sources.wheel_resolution import Resolution, Selected
@@ -68,7 +69,7 @@ def resolve_engine(spec: EngineSpec, *, environ: Mapping[str, str] | None = None
             "id": spec.identifier,
             "version": version,
             "exclude_newer": spec.exclude_newer.isoformat() if spec.exclude_newer else None,
-            "wheels": tuple(wheel.locked for wheel in wheels),
+            "wheels": with_provenance([wheel.locked for wheel in wheels], indexes),
         }
     )
 
