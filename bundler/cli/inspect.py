@@ -82,7 +82,7 @@ def show_head(manifest: Manifest, digest: str, output: Output) -> None:
 
 
 def show_artifacts(manifest: Manifest, output: Output) -> None:
-    """Each artifact with what it resolved to, licence and upstream signature; wheels are counted by target."""
+    """Each artifact with what it resolved to, licence and signature; wheels are counted by target."""
     wheels: dict[str, list[str]] = {}
     for artifact in manifest.members.get("artifacts", []):
         if artifact.get("kind") in ("wheels", "tool"):
