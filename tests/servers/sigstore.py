@@ -12,9 +12,11 @@ import datetime as dt
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -101,7 +103,9 @@ class Sigstore:
             builder = builder.add_extension(purposes, False)
         return builder.sign(issuer_key, hashes.SHA256())
 
-    def _certificate(self, key: ec.EllipticCurvePrivateKey, issuer: str, san: str) -> x509.Certificate:
+    def _certificate(
+        self, key: ec.EllipticCurvePrivateKey, issuer: str, san: str, claims: Mapping[str, str]
+    ) -> x509.Certificate:
         """A leaf for ten minutes with a signed certificate timestamp inside."""
         name = x509.RFC822Name(san) if "@" in san and "/" not in san else x509.UniformResourceIdentifier(san)
         encoded = issuer.encode()
@@ -126,6 +130,11 @@ class Sigstore:
                 x509.UnrecognizedExtension(_ISSUER_V2, b"\x0c" + bytes([len(encoded)]) + encoded), False
             )
         )
+        for oid, text in claims.items():
+            value = asn1.encode_der(text)
+            builder = builder.add_extension(
+                x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), False
+            )
         unsealed = builder.sign(self.ca_key, hashes.SHA256()).tbs_certificate_bytes
         sealed = builder.add_extension(
             x509.UnrecognizedExtension(_SCT_LIST, self._timestamp_list(unsealed)), False
@@ -189,10 +198,15 @@ class Sigstore:
         signature = _sha256(_spki(self.log_key))[:4] + _sign(self.log_key, note.encode())
         return f"{note}\n\u2014 {_HOST} {_b64(signature)}\n"
 
-    def sign(self, payload: bytes, *, issuer: str, san: str) -> bytes:
-        """The Sigstore bundle of a keyless signature over a statement's bytes."""
+    def sign(
+        self, payload: bytes, *, issuer: str, san: str, claims: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The Sigstore bundle of a keyless signature over a statement's bytes.
+
+        `claims` are further texts in the certificate by object identifier, such as the workflow that ran.
+        """
         key = _new_key()
-        certificate = self._certificate(key, issuer, san)
+        certificate = self._certificate(key, issuer, san, claims or {})
         signature = _sign(key, pre_authentication_encoding(payload))
         return _canonical(
             {
