@@ -77,7 +77,7 @@ class Manifest:
         if not isinstance(value, dict):
             raise _fault("manifest.json", "an object", value)
         _check_head(value)
-        files = _parse_files(value["files"])
+        files = _parse_files(value.get("files"))
         return cls(
             channel=value["channel"],
             serial=value["serial"],
