@@ -245,7 +245,7 @@ class Lock(Strict):
             raise MalformedError(
                 "bad-lock",
                 "the lock does not have its form",
-                where=f"{where}: {'.'.join(map(str, first['loc']))}",
+                where=f"{where}: {'.'.join(map(str, first['loc']))[:300]}",
                 expected=first["msg"],
                 found=repr(first.get("input"))[:200],
                 hint="write it anew with `sealift lock SPEC`; a lock is not edited by hand",

@@ -41,9 +41,9 @@ def _decode_line(line: bytes, where: str) -> Entry:
     try:
         value = json.loads(line)
         entry, checksum = value["entry"], value["sum"]
-    except (ValueError, KeyError, TypeError):
+        text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    except (ValueError, KeyError, TypeError, RecursionError):
         _damaged(where, "no journal line")
-    text = json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     if not isinstance(entry, dict) or checksum != _checksum(text):
         _damaged(where, "an entry that does not fit its checksum")
     return entry
