@@ -9,6 +9,9 @@ from bundler.content import zip_archive
 from bundler.content.zip_archive import Member
 from bundler.errors import ExitCode, Finding, MalformedError
 
+TEXT_SHOWN = 1024
+"""Letters of a hostile name that an error repeats."""
+
 
 def name_findings(members: list[Member], where: str) -> list[Finding]:
     """Findings about members that could land elsewhere, twice, or as something else than a file."""
@@ -89,9 +92,9 @@ def finding(
     return Finding(
         reference,
         what,
-        where=where,
+        where=where[:TEXT_SHOWN],
         expected=expected,
-        found=found,
+        found=found[:TEXT_SHOWN],
         severity=severity,
         exit_code=exit_code,
     )

@@ -62,7 +62,8 @@ def parse_wheel_lock(data: bytes, *, where: str) -> WheelLock:
     try:
         value = tomllib.loads(data.decode("utf-8"))
         lock = Pylock.from_dict(value)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, PylockValidationError, RecursionError) as error:
+    # ValueError: not UTF-8, not TOML, or (outside of TOMLDecodeError) a number of thousands of digits.
+    except (ValueError, PylockValidationError, RecursionError) as error:
         raise _bad(where, "a valid pylock.toml (PEP 751)", str(error)[:300]) from None
     facts = _facts(value, where)
     files = tuple(_file(package, where) for package in lock.packages)
@@ -127,7 +128,7 @@ def _bad(where: str, expected: str, found: str) -> MalformedError:
     return MalformedError(
         "bad-wheel-lock",
         "a lock of wheels does not have its form",
-        where=where,
+        where=where[:400],
         expected=expected,
-        found=found,
+        found=found[:300],
     )

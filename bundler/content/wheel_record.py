@@ -9,17 +9,20 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bundler.content import zip_archive
-from bundler.content.wheel_archive import finding, member_bytes
+from bundler.content.wheel_archive import TEXT_SHOWN, finding, member_bytes
 from bundler.content.zip_archive import Member
 from bundler.errors import ExitCode, Finding, MalformedError, SealiftError
 
 RECORD_LIMIT = 128 << 20
 """Bytes of RECORD that are read; a torch wheel's has 1.3 MB."""
 DIGESTS = ("sha256", "sha384", "sha512")
+_SIZE = re.compile("[0-9]{1,20}")
+"""Python refuses to read numbers of thousands of digits; no file has more bytes than this."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def _row(row: list[str]) -> RecordRow:
         raise ValueError(f"a row with {len(row)} fields: {row[:1]!r}")
     path, digest, size = row
     algorithm, equals, value = digest.partition("=")
-    if bool(digest) != bool(equals) or (size and not size.isascii()) or (size and not size.isdigit()):
+    if bool(digest) != bool(equals) or (size and not _SIZE.fullmatch(size)):
         raise ValueError(f"a row that is not path, algorithm=digest, size: {path!r}")
     return RecordRow(path, algorithm.lower(), base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)), size)
 
@@ -125,8 +128,8 @@ def _record_differs(where: str, expected: str, found: str) -> Finding:
     return Finding(
         "record-mismatch",
         "a file in a wheel is not what the wheel's RECORD says",
-        where=where,
-        expected=expected,
+        where=where[:TEXT_SHOWN],
+        expected=expected[:TEXT_SHOWN],
         found=found,
         hint="the wheel was changed after it was made: get it from its publisher again",
         exit_code=ExitCode.INTEGRITY,

@@ -81,7 +81,7 @@ def _pin_finding(file: ListedFile, where: str) -> Finding | None:
         return Finding(
             reference="cannot-be-pinned",
             what="the Hub gives no digest for a file: nothing would tell whether the right bytes arrive",
-            where=f"{where}: {file.path}",
+            where=f"{where}: {file.path[:300]}",
             expected="a git blob id, with the SHA-256 for LFS files",
             found=f"blob id {file.oid[:80]!r}, SHA-256 {(file.sha256 or '')[:80]!r}",
             hint="leave the file out with an exclude pattern, or lock from another Hub",
@@ -92,7 +92,7 @@ def _pin_finding(file: ListedFile, where: str) -> Finding | None:
     return Finding(
         reference="lfs-pointer-mismatch",
         what="the SHA-256 the Hub gives for a file is not the one in the commit",
-        where=f"{where}: {file.path}",
+        where=f"{where}: {file.path[:300]}",
         expected=f"git blob {file.oid}",
         found=f"git blob {lfs_pointer_sha1(file.sha256, file.size)} for sha256:{file.sha256}",
         hint="ask the model's owner or the Hub; do not use this file",
