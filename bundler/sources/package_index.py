@@ -39,6 +39,8 @@ from bundler.sources.http import (
 )
 from bundler.sources.jobs import ByteSource
 
+REMEMBERED_PAGES = 16
+"""A page may list thousands of files: all pages of an engine would take more memory than its download."""
 PAGE_LIMIT = 256 << 20
 """Bytes of one page; the longest project pages of the public index have about 30 MB."""
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
@@ -116,6 +118,7 @@ class PackageIndex:
         self._session = session
         self._authorization = _basic(inline or credentials)
         self._guard = threading.Lock()
+        self._parsing = threading.Lock()
         self._pages: dict[str, _Remembered] = {}
 
     def files(self, project: str, *, patient: bool = True) -> tuple[IndexFile, ...]:
@@ -127,6 +130,8 @@ class PackageIndex:
         normal = canonicalize_name(project)
         with self._guard:
             page = self._pages.setdefault("" if self.flat else normal, _Remembered())
+            while len(self._pages) > REMEMBERED_PAGES:
+                del self._pages[next(iter(self._pages))]
         with page.guard:
             if page.files is None:
                 page.files = self._tried(normal) if patient else self._read(normal)
@@ -174,7 +179,9 @@ class PackageIndex:
             if error.reference == "not-found" and not self.flat:
                 return ()
             raise
-        return _checked(parse_page(data, final, where=self._where(project)), self.name)
+        # One page at a time: parsing a long one takes several times its bytes.
+        with self._parsing:
+            return _checked(parse_page(data, final, where=self._where(project)), self.name)
 
     def _where(self, project: str) -> str:
         return f"index {self.name}, project {project}"
