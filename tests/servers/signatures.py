@@ -118,7 +118,7 @@ def add_signature_tag(
     layers: Sequence[tuple[bytes, bytes]],
     annotations: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """`sha256-<hex>.sig` with payloads and their signatures, as cosign keeps it beside the image `subject`."""
+    """`sha256-<hex>.sig` with payloads and their signatures: how cosign keeps them beside an image."""
     described = []
     for payload, signature in layers:
         said = {"dev.cosignproject.cosign/signature": base64.b64encode(signature).decode()}
