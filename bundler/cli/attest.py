@@ -33,6 +33,10 @@ KINDS = (
     "approval",
     "governance",
 )
+COSIGN_CONFIG = (
+    '{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}'
+)
+"""What `cosign attest-blob --signing-config` reads when it is to sign with a key and call nobody."""
 _BUNDLE = click.Path(path_type=Path)
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -374,6 +378,7 @@ def _say_how_to_sign(output: Output, bundle: Path, out: Path, signed_bytes: Path
     output.say(
         f"  cosign attest-blob --key KEY --statement {statement} --signing-config CONFIG --bundle FILE"
     )
+    output.say(f"    (CONFIG, for a signature without services: {COSIGN_CONFIG})")
     if signed_bytes is not None:
         output.say(f"  openssl dgst -sha256 -sign KEY -out FILE.sig {shlex.quote(str(signed_bytes))}")
     output.say(f"then: sealift attest import {shlex.quote(str(bundle))} FILE --public-key KEY.pub")
