@@ -23,6 +23,8 @@ class Offer:
     size: int | None
     upload_time: str | None
     metadata_sha256: str | None = None
+    provenance: str | None = None
+    """Where the index says its attestations are (PEP 740)."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -61,6 +63,15 @@ class IndexServer(FileServer):
         self.publish()
         return offer
 
+    def attest(self, offer: Offer, data: bytes) -> str:
+        """Serves `data` as the provenance of an offer, at a path as the public index has it; the path."""
+        project, version = offer.filename.split("-")[:2]
+        path = f"/integrity/{project}/{version}/{offer.filename}/provenance"
+        self.files[path] = data
+        offer.provenance = self.url + path
+        self.publish()
+        return path
+
     def publish(self) -> None:
         """Writes all project pages anew."""
         render = _html_page if self.html else _json_page
@@ -90,6 +101,8 @@ def _json_page(name: str, offers: list[Offer]) -> bytes:
             entry["upload-time"] = offer.upload_time
         if offer.metadata_sha256:
             entry["core-metadata"] = {"sha256": offer.metadata_sha256}
+        if offer.provenance:
+            entry["provenance"] = offer.provenance
         files.append({**entry, **offer.extra})
     return json.dumps({"meta": {"api-version": "1.1"}, "name": name, "files": files}).encode()
 
@@ -99,6 +112,7 @@ def _html_page(name: str, offers: list[Offer]) -> bytes:
     for offer in offers:
         fragment = f"#sha256={offer.sha256}" if offer.sha256 else ""
         metadata = f' data-core-metadata="sha256={offer.metadata_sha256}"' if offer.metadata_sha256 else ""
+        provenance = f' data-provenance="{html.escape(offer.provenance)}"' if offer.provenance else ""
         href = html.escape(offer.url + fragment)
-        links.append(f'<a href="{href}"{metadata}>{html.escape(offer.filename)}</a><br>')
+        links.append(f'<a href="{href}"{metadata}{provenance}>{html.escape(offer.filename)}</a><br>')
     return f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>".encode()
