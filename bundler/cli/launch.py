@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,7 @@ def command(
     environment built from a short list. A bundle that fails verification starts nothing.
     """
     from bundler.launch.launch import LaunchRequest, prepare, start
+    from bundler.launch.unchanged import refuse_changes, writable_note
     from bundler.verification.verify import verify_bundle
 
     output = Output(as_json)
@@ -97,11 +99,13 @@ def command(
         accept_code=accept_code,
     )
     plan = prepare(result.verified, request)
+    plan = replace(plan, notes=(*plan.notes, *filter(None, [writable_note(result.verified)])))
     _tell(output, plan)
     report = Report(verb="launch", findings=result.report.findings, data=plan.to_json())
     if dry_run:
         _show(output, plan)
         return output.emit(report)
+    refuse_changes(result.verified)
     output.emit(report)
     return start(plan)
 
