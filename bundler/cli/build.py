@@ -69,11 +69,12 @@ def command(
     """
     from bundler.assembly.build import BuildRequest, build
     from bundler.assembly.fetching import all_jobs
-    from bundler.core.spec_text import parse_spec
+    from bundler.core.spec_text import SPEC_LIMIT, parse_spec
     from bundler.sources.wheels import own_wheel
+    from bundler.storage.named_file import read_named
 
     output = Output(as_json)
-    spec_bytes = spec.read_bytes()
+    spec_bytes = read_named(spec, SPEC_LIMIT)
     parsed = parse_spec(spec_bytes, str(spec))
     lock = read_lock(lock_path or spec.with_name(f"{spec.stem}.lock.json"), spec, spec_bytes)
     base = spec.resolve().parent
@@ -117,12 +118,13 @@ def read_lock(path: Path, spec: Path, spec_bytes: bytes) -> Lock:
     """The lock at `path`, if it was made from this very spec. Raises UsageError."""
     import hashlib
 
-    from bundler.core.lock import Lock
+    from bundler.core.lock import LOCK_LIMIT, Lock
+    from bundler.storage.named_file import read_named
 
     hint = f"`sealift lock {spec}` writes it"
     if not path.is_file():
         raise UsageError("no-lock", "there is no lock for this spec", where=str(path), hint=hint)
-    lock = Lock.parse(path.read_bytes(), where=str(path))
+    lock = Lock.parse(read_named(path, LOCK_LIMIT), where=str(path))
     digest = hashlib.sha256(spec_bytes).hexdigest()
     if lock.spec_sha256 != digest:
         raise UsageError(

@@ -8,13 +8,21 @@ from pathlib import Path
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.strict_json import MANIFEST_LIMIT
 from bundler.errors import MalformedError, UsageError
+from bundler.storage.named_file import refuse_other_kinds
 
 
 def read_small(path: Path, limit: int) -> bytes:
-    """The bytes of a small regular file, never through a link. Raises MalformedError (`too-large`)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb") as stream:
-        data = stream.read(limit + 1)
+    """The bytes of a small regular file, never through a link.
+
+    Raises MalformedError (`too-large`) and UsageError (`not-a-file`).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        refuse_other_kinds(path, os.fstat(descriptor).st_mode)
+        with open(descriptor, "rb", closefd=False) as stream:
+            data = stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise MalformedError(
             "too-large",

@@ -40,11 +40,12 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     wrong with the lock then, but somebody has to decide whether to take what is there now.
     """
     from bundler.assembly.locking import make_lock, spec_warnings
-    from bundler.core.spec_text import parse_spec
+    from bundler.core.spec_text import SPEC_LIMIT, parse_spec
     from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_file import read_named
 
     output, target = Output(as_json), target or lock_path(spec)
-    data = spec.read_bytes()
+    data = read_named(spec, SPEC_LIMIT)
     parsed = parse_spec(data, str(spec))
     before = read_old(target, spec) if check else None
     lock = make_lock(parsed, data, spec.resolve().parent, say=output.say)
@@ -66,12 +67,13 @@ def lock_path(spec: Path) -> Path:
 
 def read_old(path: Path, spec: Path) -> Lock:
     """The lock to compare with. Raises UsageError (`no-lock`)."""
-    from bundler.core.lock import Lock
+    from bundler.core.lock import LOCK_LIMIT, Lock
+    from bundler.storage.named_file import read_named
 
     if not path.is_file():
         hint = f"`sealift lock {spec}` writes it"
         raise UsageError("no-lock", "there is no lock to compare with", where=str(path), hint=hint)
-    return Lock.parse(path.read_bytes(), where=str(path))
+    return Lock.parse(read_named(path, LOCK_LIMIT), where=str(path))
 
 
 def compared(before: Lock, now: Lock, path: Path, output: Output) -> Report:

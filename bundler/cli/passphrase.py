@@ -28,10 +28,11 @@ def passphrase_option(command: Command) -> Command:
 def read_passphrase(passphrase_file: Path | None, *, what: str, confirm: bool = False) -> bytes:
     """The passphrase for `what`, without its final line break. Raises UsageError (`no-passphrase`)."""
     if passphrase_file is not None:
-        from bundler.trust.keys import refuse_readable_by_others
+        from bundler.storage.named_file import read_named
+        from bundler.trust.keys import KEY_FILE_LIMIT, refuse_readable_by_others
 
         refuse_readable_by_others(passphrase_file)
-        return _not_empty(passphrase_file.read_bytes().rstrip(b"\r\n"), str(passphrase_file))
+        return _not_empty(read_named(passphrase_file, KEY_FILE_LIMIT).rstrip(b"\r\n"), str(passphrase_file))
     if PASSPHRASE_VARIABLE in os.environ:
         return _not_empty(os.environb[PASSPHRASE_VARIABLE.encode()], PASSPHRASE_VARIABLE)
     if not sys.stdin.isatty():

@@ -96,9 +96,10 @@ def print_tables(
 def make_plan(source: Path, out: Path | None, overhead: int | None, output: Output) -> Plan:
     """The plan for a lock, or for a spec and its lock; of a spec without one everything is pinned now."""
     from bundler.assembly.planning import plan_lock
-    from bundler.core.lock import Lock
+    from bundler.core.lock import LOCK_LIMIT, Lock
+    from bundler.storage.named_file import read_named
 
-    data = source.read_bytes()
+    data = read_named(source, LOCK_LIMIT)
     if data.lstrip()[:1] == b"{" and source.suffix == ".json":
         lock = Lock.parse(data, where=str(source))
     else:
@@ -112,13 +113,14 @@ def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
 
     from bundler.assembly.locking import make_lock
     from bundler.cli.lock import lock_path
-    from bundler.core.lock import Lock
+    from bundler.core.lock import LOCK_LIMIT, Lock
     from bundler.core.spec_text import parse_spec
+    from bundler.storage.named_file import read_named
 
     spec = parse_spec(data, str(source))
     path = lock_path(source)
     if path.is_file():
-        lock = Lock.parse(path.read_bytes(), where=str(path))
+        lock = Lock.parse(read_named(path, LOCK_LIMIT), where=str(path))
         if lock.spec_sha256 == hashlib.sha256(data).hexdigest():
             return lock
         output.say(f"{path} is of an older spec and not used")
@@ -133,10 +135,13 @@ def formula_plan(source: Path, config: Path, overhead: int | None) -> Plan:
     from bundler.assembly.model_shape import CONFIG_LIMIT
     from bundler.assembly.planning import plan_formula
     from bundler.core import strict_json
-    from bundler.core.spec_text import parse_spec
+    from bundler.core.spec_text import SPEC_LIMIT, parse_spec
+    from bundler.storage.named_file import read_named
 
-    spec: Spec = parse_spec(source.read_bytes(), str(source))
-    value = strict_json.loads(config.read_bytes(), limit=CONFIG_LIMIT, where=str(config), allow_floats=True)
+    spec: Spec = parse_spec(read_named(source, SPEC_LIMIT), str(source))
+    value = strict_json.loads(
+        read_named(config, CONFIG_LIMIT), limit=CONFIG_LIMIT, where=str(config), allow_floats=True
+    )
     formats = {model.identifier: model.format for model in spec.models}
     members = value if isinstance(value, dict) else {}
     return plan_formula(spec.launch, spec.engines, formats, members, spec.node, overhead=overhead)

@@ -59,14 +59,15 @@ def answer(
     Example: sealift trust answer challenge.json --policy policy.json --key alice.key -o answer.sigstore.json
     """
     from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_file import read_named
     from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
-    from bundler.trust.freshness import Challenge, freshness_statement
+    from bundler.trust.freshness import CHALLENGE_LIMIT, Challenge, freshness_statement
     from bundler.trust.signers import FileSigner
 
     refuse_existing(out)
     output = Output(as_json)
     data, parsed = read_policy(policy)
-    asked = Challenge.parse(challenge_file.read_bytes(), where=str(challenge_file))
+    asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))
     say_policy(output, parsed, digest_of(data))
     signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
     payload = freshness_statement(asked, parsed, digest_of(data))
@@ -87,13 +88,13 @@ def respond(challenge_file: Path, answer_file: Path, policy: Path, as_json: bool
     Example: sealift trust respond challenge.json answer.sigstore.json --policy policy.json
     """
     from bundler.core.strict_json import ATTESTATION_LIMIT
-    from bundler.trust.freshness import Challenge, check_answer
+    from bundler.storage.named_file import read_named
+    from bundler.trust.freshness import CHALLENGE_LIMIT, Challenge, check_answer
     from bundler.trust.keys import verify_signature
 
     data, parsed = read_policy(policy)
-    asked = Challenge.parse(challenge_file.read_bytes(), where=str(challenge_file))
-    with answer_file.open("rb") as file:
-        answered = file.read(ATTESTATION_LIMIT + 1)
+    asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))
+    answered = read_named(answer_file, ATTESTATION_LIMIT)
     owner = check_answer(
         asked, parsed, digest_of(data), {answer_file.name: answered}, verify_signature=verify_signature
     )

@@ -108,17 +108,18 @@ def show(policy: Path, as_json: bool) -> int:
 def read_policy(path: Path) -> tuple[bytes, TrustPolicy]:
     """A policy file's bytes and what they say. Raises MalformedError."""
     from bundler.core.strict_json import POLICY_LIMIT
+    from bundler.storage.named_file import read_named
     from bundler.trust.policy_document import TrustPolicy
 
-    with path.open("rb") as file:
-        data = file.read(POLICY_LIMIT + 1)
+    data = read_named(path, POLICY_LIMIT)
     return data, TrustPolicy.parse(data, where=str(path))
 
 
 def _holder(role: str, text: str) -> Holder:
     """A key file with, after the last colon, its owner."""
+    from bundler.storage.named_file import read_named
     from bundler.trust.first_policy import Holder
-    from bundler.trust.keys import declared_owner, is_private_pem, parse_public_key
+    from bundler.trust.keys import KEY_FILE_LIMIT, declared_owner, is_private_pem, parse_public_key
 
     name, _, owner = text.rpartition(":") if not Path(text).exists() and ":" in text else (text, "", "")
     path = Path(name)
@@ -130,7 +131,7 @@ def _holder(role: str, text: str) -> Holder:
             expected="KEY.pub or KEY.pub:OWNER",
             hint="`sealift keys generate -o release.key` writes release.key and release.pub",
         )
-    data = path.read_bytes()
+    data = read_named(path, KEY_FILE_LIMIT)
     if is_private_pem(data):
         raise MalformedError(
             "bad-key",

@@ -39,12 +39,14 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     """
     from bundler.core import strict_json
     from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_file import read_named
     from bundler.trust.policy_document import TrustPolicy
     from bundler.trust.rotation import chain_findings
 
     refuse_existing(out)
     old_data, old = read_policy(current)
-    value = strict_json.loads(draft.read_bytes(), limit=strict_json.POLICY_LIMIT, where=str(draft))
+    draft_bytes = read_named(draft, strict_json.POLICY_LIMIT)
+    value = strict_json.loads(draft_bytes, limit=strict_json.POLICY_LIMIT, where=str(draft))
     if isinstance(value, dict):
         value.update(version=old.version + 1, previous={"sha256": digest_of(old_data)})
     data = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"

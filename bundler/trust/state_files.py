@@ -17,6 +17,7 @@ from pathlib import Path
 from bundler.core import strict_json
 from bundler.errors import AuthenticityError, MachineError, MalformedError, SealiftError, UsageError
 from bundler.storage.atomic import write_atomic
+from bundler.storage.named_file import read_at_most
 from bundler.trust.state import State, merged
 
 DEFAULT_STATE = Path("/var/lib/sealift/state.json")
@@ -108,8 +109,7 @@ class StateFiles:
 
 def _read(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
-            return file.read(strict_json.POLICY_LIMIT + 1)
+        return read_at_most(path, strict_json.POLICY_LIMIT + 1)
     except FileNotFoundError:
         return None
 
