@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from typing import NewType
@@ -14,10 +13,11 @@ BundlePath = NewType("BundlePath", str)
 
 MAX_COMPONENT_BYTES = 200
 MAX_PATH_BYTES = 1024
-_WINDOWS_RESERVED = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])(\..*)?",
-    re.IGNORECASE,
+_WINDOWS_RESERVED = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [device + digit for device in ("COM", "LPT") for digit in "123456789\u00b9\u00b2\u00b3"]
 )
+"""Device names, with or without an extension (learn.microsoft.com, "Naming Files, Paths, and Namespaces")."""
 
 
 def path_fault(path: object) -> str:
@@ -64,7 +64,7 @@ def _component_fault(component: str) -> str:
             return f"it holds the control or format character U+{ord(character):04X}"
     if component[-1] in ". ":
         return "a component ends in a dot or a space"
-    if _WINDOWS_RESERVED.fullmatch(component):
+    if component.partition(".")[0].rstrip(" ").upper() in _WINDOWS_RESERVED:
         return f"the component {component!r} is a reserved name on Windows"
     return ""
 

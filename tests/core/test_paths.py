@@ -55,6 +55,7 @@ BAD = {
     "x/nul": "reserved name on Windows",
     "x/NUL.tar.gz": "reserved name on Windows",
     "x/com1.txt": "reserved name on Windows",
+    "x/con .txt": "reserved name on Windows",
     "x/LPT\u00b9": "reserved name on Windows",
     ".git/config": "its first component starts with .git",
     ".GitHub/x": "its first component starts with .git",
