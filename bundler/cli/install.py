@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.progress import make_progress
-from bundler.cli.trust_options import perimeter, trust_options
+from bundler.cli.trust_options import perimeter, trust_options, trust_words
 from bundler.core.report import Report
 from bundler.errors import Finding, UsageError
 
@@ -80,22 +81,19 @@ def command(
 
     _refuse_contradictions(to, engine, python, images_to)
     progress = make_progress(wanted=not (no_progress or as_json))
-    result = verify_bundle(
-        bundle,
-        perimeter(policy, state, first_use, trusted_root),
-        workers=jobs,
-        progress=progress,
-        resume=resume,
-    )
+    trust = perimeter(policy, state, first_use, trusted_root)
+    _refuse_early(verify_bundle(bundle, trust, level="signatures").verified, engine, to, images_to)
+    result = verify_bundle(bundle, trust, workers=jobs, progress=progress, resume=resume)
     output = Output(as_json)
     if result.verified is None:
-        code = output.emit(result.report)
+        code = output.emit(replace(result.report, verb="install"))
         output.data(click.style("REFUSED: nothing was installed.", fg="red", bold=True))
         return code
     data: dict[str, Any] = {"manifest": result.verified.manifest_sha256}
     findings = list(result.report.findings)
     if to is not None:
         data["engine"] = _install(output, result.verified, engine, to, python, progress)
+        _tell_next(output, result.verified, data["engine"], trust_words(policy, state, trusted_root))
     if images_to is not None:
         data["images"] = _load(output, result.verified, images_to, progress, findings)
     return output.emit(Report(verb="install", findings=tuple(findings), data=data))
@@ -112,6 +110,20 @@ def _refuse_contradictions(
             found="no --to",
             hint="sealift install BUNDLE --policy POLICY --to /srv/sealift/engine",
         )
+
+
+def _refuse_early(
+    signed: VerifiedBundle | None, engine: str | None, to: Path | None, images_to: str | None
+) -> None:
+    """What can be told before a terabyte is read. A bundle that nobody signed is left to the verifier."""
+    if images_to is not None:
+        from bundler.launch.images import check_target
+
+        check_target(images_to)
+    if signed is not None and to is not None:
+        from bundler.launch.install import check_place
+
+        check_place(signed.manifest, engine, to)
 
 
 def _install(
@@ -133,7 +145,7 @@ def _install(
         python=python,
         progress=progress,
     )
-    _tell_engine(output, verified, done)
+    _tell_engine(output, done)
     return {
         "path": str(done.path),
         "folder": done.folder,
@@ -145,13 +157,21 @@ def _install(
     }
 
 
-def _tell_engine(output: Output, verified: VerifiedBundle, done: Installation) -> None:
+def _tell_engine(output: Output, done: Installation) -> None:
     how = "already installed and whole" if done.reused else f"installed from {done.wheels} wheels"
     text = f"{done.engine} {done.version}: {how}, CPython {done.python}"
     output.data(click.style(printable(text), fg="green", bold=True))
     output.data(f"environment: {done.path}")
-    words = ["sealift", "launch", str(verified.root), "--profile", "PROFILE", "--env", str(done.path)]
-    output.say(f"next: {shlex.join(words)}")
+
+
+def _tell_next(output: Output, verified: VerifiedBundle, installed: dict[str, Any], trust: list[str]) -> None:
+    """The command that starts what was installed, for each profile the bundle has for it."""
+    from bundler.launch.entry import profiles_for
+
+    for profile in profiles_for(verified.manifest, installed["folder"]):
+        words = ["sealift", "launch", str(verified.root), *trust]
+        words += ["--profile", profile, "--env", installed["path"]]
+        output.say(f"next: {printable(shlex.join(words))}")
 
 
 def _load(

@@ -76,19 +76,11 @@ def command(
     The engine runs from the environment given with --env, offline, with private empty caches and an
     environment built from a short list. A bundle that fails verification starts nothing.
     """
-    from bundler.launch.launch import LaunchRequest, prepare, start
+    from bundler.launch.launch import LaunchRequest, check_ground, prepare, start
     from bundler.launch.unchanged import refuse_changes, writable_note
     from bundler.verification.verify import verify_bundle
 
-    output = Output(as_json)
-    result = verify_bundle(
-        bundle,
-        perimeter(policy, state, first_use, trusted_root),
-        workers=jobs,
-        progress=make_progress(wanted=not (no_progress or as_json)),
-    )
-    if result.verified is None:
-        return output.emit(result.report)
+    output, trust = Output(as_json), perimeter(policy, state, first_use, trusted_root)
     request = LaunchRequest(
         profile=profile,
         environment=environment,
@@ -98,6 +90,18 @@ def command(
         port=port,
         accept_code=accept_code,
     )
+    # Nobody should wait for a terabyte to be read only to hear that a name was mistyped.
+    signed = verify_bundle(bundle, trust, level="signatures").verified
+    if signed is not None:
+        check_ground(signed.manifest, signed.manifest_sha256, request)
+    result = verify_bundle(
+        bundle,
+        trust,
+        workers=jobs,
+        progress=make_progress(wanted=not (no_progress or as_json)),
+    )
+    if result.verified is None:
+        return output.emit(replace(result.report, verb="launch"))
     plan = prepare(result.verified, request)
     plan = replace(plan, notes=(*plan.notes, *filter(None, [writable_note(result.verified)])))
     _tell(output, plan)

@@ -60,6 +60,13 @@ def trust_options(command: Command) -> Command:
     return command
 
 
+def trust_words(policy: Path, state: Path | None, trusted_root: Path | None) -> list[str]:
+    """The same options again, for a next command to type; what is the default is left out."""
+    given = [("--policy", None if policy == DEFAULT_POLICY else policy)]
+    given += [("--state", state), ("--trusted-root", trusted_root)]
+    return [word for name, path in given if path is not None for word in (name, str(path))]
+
+
 def perimeter(
     policy: Path, state: Path | None, first_use: str | None, trusted_root: Path | None = None
 ) -> Perimeter:

@@ -10,7 +10,7 @@ import click
 
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.progress import make_progress
-from bundler.cli.trust_options import perimeter, trust_options
+from bundler.cli.trust_options import perimeter, trust_options, trust_words
 from bundler.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ def command(
     output = Output(as_json)
     _tell(output, result)
     code = output.emit(result.report)
-    _conclude(output, result, bundle, level)
+    trust = trust_words(policy, state, trusted_root)
+    trust += ["--trust-on-first-use", first_use] if first_use else []
+    _conclude(output, result, bundle, level, trust)
     return code
 
 
@@ -104,7 +106,7 @@ def _tell(output: Output, result: VerificationResult) -> None:
     output.say()
 
 
-def _conclude(output: Output, result: VerificationResult, bundle: Path, level: str) -> None:
+def _conclude(output: Output, result: VerificationResult, bundle: Path, level: str, trust: list[str]) -> None:
     """Who vouches, what was read, the verdict in plain words, and the next command."""
     report = result.report
     if result.verified is not None:
@@ -113,7 +115,8 @@ def _conclude(output: Output, result: VerificationResult, bundle: Path, level: s
     if report.verdict == "passed":
         output.data(click.style(_VERDICTS[level], fg="green", bold=True))
         if level != "full":
-            output.data(f"next: sealift verify {shlex.quote(str(bundle))} --level full")
+            words = ["sealift", "verify", str(bundle), *trust, "--level", "full"]
+            output.data(f"next: {printable(shlex.join(words))}")
         return
     failed = [outcome for outcome in result.outcomes if outcome.status in ("failed", "incomplete")]
     where = ", ".join(f"step {outcome.number} ({outcome.name})" for outcome in failed)

@@ -65,6 +65,17 @@ def find_entry(manifest: Manifest, profile: str) -> LaunchEntry:
     return _parse(found[0], f"manifest.json: launch: {profile}")
 
 
+def profiles_for(manifest: Manifest, folder: str) -> tuple[str, ...]:
+    """Names of the launch profiles whose engine is installed from the wheels in `folder`."""
+    entries = manifest.members.get("launch", [])
+    named = [item for item in entries if isinstance(item, dict)] if isinstance(entries, list) else []
+    return tuple(
+        str(item.get("profile"))
+        for item in named
+        if isinstance(item.get("engine"), dict) and item["engine"].get("folder") == folder
+    )
+
+
 def _parse(value: Mapping[str, Any], where: str) -> LaunchEntry:
     engine, model = _object(value, "engine", where), _object(value, "model", where)
     return LaunchEntry(

@@ -109,8 +109,7 @@ def load_images(
     Raises UsageError (`unknown-image-target`), MachineError (`tool-missing`, `no-image-for-platform`,
     `image-tool-failed`) and IntegrityError (`image-digest-changed`, `oci-blob-digest`).
     """
-    place = parse_target(target)
-    require(place.program)
+    place = check_target(target)
     meter = progress or SilentProgress()
     if isinstance(place, Registry):
         return place.push_all(layout, meter)
@@ -120,6 +119,16 @@ def load_images(
         return tuple(place.load(layout, image, meter) for image in images)
     finally:
         meter.finish()
+
+
+def check_target(target: str) -> Engine | Registry:
+    """The place that `target` names, its program at hand.
+
+    Raises UsageError (`unknown-image-target`) and MachineError (`tool-missing`).
+    """
+    place = parse_target(target)
+    require(place.program)
+    return place
 
 
 class Engine(Protocol):

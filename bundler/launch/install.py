@@ -88,6 +88,14 @@ def choose_folder(manifest: Manifest, wanted: str | None) -> str:
     )
 
 
+def check_place(manifest: Manifest, wanted: str | None, to: Path) -> None:
+    """What manifest and machine alone decide, before a terabyte is read: which engine, and that its place is
+    free. Raises UsageError (`no-such-engine`, `which-engine`, `not-an-installation`).
+    """
+    choose_folder(manifest, wanted)
+    _place(to)
+
+
 def install_engine(
     bundle: Path,
     folder: str,

@@ -126,18 +126,10 @@ def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: L
     MachineError (`no-environment`, `port-in-use`, `work-folder-open`, `work-folder-too-long`),
     IntegrityError (`installed-from-another-bundle`).
     """
-    entry = _with_address(find_entry(manifest, request.profile), request)
-    distribution = requirement_name(entry.requirement)
-    table = find_table(entry.engine, distribution, entry.engine_version)
-    installed = Path(os.path.abspath(request.environment))  # noqa: PTH100 - links stay: a venv's python is one
-    python = _interpreter(installed)
-    check_marker(installed, manifest_sha256, entry.folder)
-    check_installed_version(installed, distribution, entry.engine_version)
-    work = _work_folder(request.work)
+    entry, table, python, work = check_ground(manifest, manifest_sha256, request)
     model = _model(Path(os.path.abspath(root)), manifest, entry, table, work)  # noqa: PTH100
     rendered = render(table, entry, model, accept_code=request.accept_code)
     start = table.start or (str(SERVER_SCRIPT),)
-    _check_port(entry.host, entry.port)
     return LaunchPlan(
         entry=entry,
         table=table,
@@ -149,6 +141,26 @@ def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: L
         files={CHECKSUMS: checksums(manifest, entry.model_path)} if model.checksums else {},
         notes=(*rendered.notes, *_notes(table)),
     )
+
+
+def check_ground(
+    manifest: Manifest, manifest_sha256: str, request: LaunchRequest
+) -> tuple[LaunchEntry, EngineTable, Path, Path]:
+    """What manifest and machine alone decide: profile, its flag table, the engine's Python, the work folder.
+
+    Reads nothing of the payload, so a wrong name is told before a terabyte is hashed. Raises what
+    `plan_launch` raises for these.
+    """
+    entry = _with_address(find_entry(manifest, request.profile), request)
+    distribution = requirement_name(entry.requirement)
+    table = find_table(entry.engine, distribution, entry.engine_version)
+    installed = Path(os.path.abspath(request.environment))  # noqa: PTH100 - links stay: a venv's python is one
+    python = _interpreter(installed)
+    check_marker(installed, manifest_sha256, entry.folder)
+    check_installed_version(installed, distribution, entry.engine_version)
+    work = _work_folder(request.work)
+    _check_port(entry.host, entry.port)
+    return entry, table, python, work
 
 
 def start(plan: LaunchPlan) -> NoReturn:

@@ -39,7 +39,9 @@ def bundle(tmp_path: Path) -> TestBundle:
     }
     engine = locked(made, ("xllamacpp", "1.0"), ("helper", "2.0"), **facts)
     files = {f"payload/wheels/{path.name}": path.read_bytes() for path in made.iterdir()}
-    return make_bundle(tmp_path, {**files, **wheel_documents([engine])})
+    profile = {"profile": "night shift", "engine": {"folder": engine.folder}}
+    members = {"launch": [profile, {"profile": "other", "engine": {"folder": "vllm-cp312-x86_64"}}]}
+    return make_bundle(tmp_path, {**files, **wheel_documents([engine])}, members=members)
 
 
 def _machine() -> str:
@@ -60,7 +62,10 @@ def test_a_verified_bundle_is_installed_and_the_next_command_named(
 
     told = capsys.readouterr()
     assert told.out.startswith("llama.cpp 1.0: installed from 2 wheels, CPython 3.")
-    assert f"next: sealift launch {bundle.root} --profile PROFILE --env {tmp_path / 'engine'}" in told.err
+    trust = f"--policy {bundle.policy} --state {bundle.state}"
+    rest = f"--profile 'night shift' --env {tmp_path / 'engine'}"
+    assert f"next: sealift launch {bundle.root} {trust} {rest}\n" in told.err
+    assert told.err.count("next:") == 1
     assert read_marker(tmp_path / "engine") is not None
 
 
@@ -99,8 +104,41 @@ def test_a_bundle_nobody_signed_installs_nothing(
 
     assert run(arguments(bundle, "--to", str(tmp_path / "engine"), "--json")) == 11
 
-    assert json.loads(capsys.readouterr().out)["verdict"] == "failed"
+    report = json.loads(capsys.readouterr().out)
+    assert (report["verb"], report["verdict"]) == ("install", "failed")
     assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "reference"),
+    [
+        (("--to", "TAKEN"), 2, "not-an-installation"),
+        (("--to", "free", "--engine", "vllm"), 2, "no-such-engine"),
+        (("--to", "free", "--images", "podmann://"), 2, "unknown-image-target"),
+    ],
+    ids=["a place that is taken", "an engine it does not carry", "no such place for images"],
+)
+def test_what_manifest_and_machine_decide_is_told_before_the_bytes_are_read(
+    bundle: TestBundle,
+    tmp_path: Path,
+    more: tuple[str, ...],
+    code: int,
+    reference: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # A damaged byte shows what was read: a verification that reaches it ends with 10.
+    damages.flip(next(bundle.root.glob("payload/wheels/helper*.whl")), 60)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/letter.txt").write_text("mine")
+    before = bundle.state.read_bytes()
+
+    words = [str(tmp_path / word.lower()) if word in ("TAKEN", "free") else word for word in more]
+    assert run(arguments(bundle, *words, "--json")) == code
+
+    assert json.loads(capsys.readouterr().out)["findings"][0]["reference"] == reference
+    assert bundle.state.read_bytes() == before
+    assert (tmp_path / "taken/letter.txt").read_text() == "mine"
+    assert not (tmp_path / "free").exists()
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_one_changed_byte_starts_nothing_and_gives_the_verifiers_code(bundle: Te
     done = launch(bundle, work, "--json")
     assert done.returncode == 10
     told = report(done)
-    assert told["verdict"] == "failed"
+    assert (told["verb"], told["verdict"]) == ("launch", "failed")
     assert any(finding["where"].startswith(f"{MODEL}/notes.md") for finding in told["findings"])
     assert not ran(bundle)
     assert list(work.iterdir()) == []
@@ -125,6 +125,23 @@ def test_an_environment_of_another_bundle_starts_nothing(bundle: TestBundle, wor
     assert done.returncode == 10
     assert "installed-from-another-bundle" in done.stderr
     assert "hint:     `sealift install BUNDLE --to NEW_DIR`" in done.stderr
+    assert not ran(bundle)
+
+
+def test_a_mistyped_name_is_told_before_the_bytes_are_read(bundle: TestBundle, work: Path) -> None:
+    path = bundle.path(f"{MODEL}/notes.md")
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    state = bundle.state.read_bytes()
+
+    for words, code, reference in (
+        (("--profile", "other"), 2, "unknown-profile"),
+        (("--env", str(work / "nothing")), 4, "no-environment"),
+    ):
+        done = launch(bundle, work, *words, "--json")
+        assert done.returncode == code
+        assert [finding["reference"] for finding in report(done)["findings"]] == [reference]
+
+    assert bundle.state.read_bytes() == state
     assert not ran(bundle)
 
 

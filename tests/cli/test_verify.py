@@ -38,7 +38,8 @@ def test_a_lesser_level_says_what_it_is_not_and_names_the_next_command(
 
     told = capsys.readouterr()
     assert "VERIFIED" not in told.out
-    assert f"next: sealift verify {bundle.root} --level full" in told.out
+    trust = f"--policy {bundle.policy} --state {bundle.state}"
+    assert f"next: sealift verify {bundle.root} {trust} --level full\n" in told.out
     assert f"step 8 (every byte): not part of level {level}" in told.err
 
 
