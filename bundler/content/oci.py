@@ -76,6 +76,11 @@ class Descriptor:
         return self.digest.partition(":")[2]
 
     @property
+    def is_companion(self) -> bool:
+        """Whether it is said to be a signature, attestation or SBOM of an image."""
+        return self.annotations.get(ROLE) == "referrer" or REFERENCE_TYPE in self.annotations
+
+    @property
     def is_foreign(self) -> bool:
         """Whether it is a layer that its registry does not hand out (non-distributable)."""
         return any(mark in self.media_type for mark in FOREIGN_MARKS)
@@ -355,7 +360,8 @@ class _LayoutCheck:
             )
             if isinstance(parsed, ImageIndex):
                 return list(parsed.manifests)
-            if parsed.is_image:
+            # cosign and BuildKit give signatures and attestations an image's config, but no layers of one.
+            if parsed.is_image and not descriptor.is_companion:
                 self._check_image(parsed, descriptor.digest)
             return list(parsed.blobs)
         except SealiftError as error:
