@@ -103,8 +103,8 @@ class Sigstore:
             builder = builder.add_extension(purposes, False)
         return builder.sign(issuer_key, hashes.SHA256())
 
-    def _certificate(
-        self, key: ec.EllipticCurvePrivateKey, issuer: str, san: str, claims: Mapping[str, str]
+    def certificate(
+        self, key: ec.EllipticCurvePublicKey, issuer: str, san: str, claims: Mapping[str, str]
     ) -> x509.Certificate:
         """A leaf for ten minutes with a signed certificate timestamp inside."""
         name = x509.RFC822Name(san) if "@" in san and "/" not in san else x509.UniformResourceIdentifier(san)
@@ -114,13 +114,13 @@ class Sigstore:
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
             .issuer_name(self.authority.subject)
-            .public_key(key.public_key())
+            .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(self.now)
             .not_valid_after(self.now + dt.timedelta(minutes=10))
             .add_extension(usage, True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CODE_SIGNING]), False)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.ca_key.public_key()), False
             )
@@ -206,7 +206,7 @@ class Sigstore:
         `claims` are further texts in the certificate by object identifier, such as the workflow that ran.
         """
         key = _new_key()
-        certificate = self._certificate(key, issuer, san, claims or {})
+        certificate = self.certificate(key.public_key(), issuer, san, claims or {})
         signature = _sign(key, pre_authentication_encoding(payload))
         return _canonical(
             {
