@@ -37,6 +37,8 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _FLAG_ENCRYPTED, _FLAG_DESCRIPTOR, _FLAG_STRONG, _FLAG_UTF8 = 1, 8, 64, 2048
 _FLAGS_KNOWN = 0b110 | _FLAG_DESCRIPTOR | _FLAG_UTF8
 """Bits 1 and 2 only say how hard the compressor tried (section 4.4.4)."""
+_NEWEST_VERSION = 63
+"""Of the format itself (section 4.4.3.2); Python refuses members that say they need a newer reader."""
 _ZIP64_EXTRA, _UNICODE_PATH_EXTRA = 0x0001, 0x7075
 _MAX16, _MAX32 = 0xFFFF, 0xFFFFFFFF
 
@@ -159,13 +161,13 @@ def parse_directory(data: bytes, directory: Directory, where: str) -> list[Membe
 
 
 def _member(fields: tuple[int, ...], raw: bytes, extra: bytes, where: str) -> Member:
-    flags, method, crc = fields[3], fields[4], fields[7]
+    version, flags, method, crc = fields[2], fields[3], fields[4], fields[7]
     name = _name(raw, flags, where)
-    if flags & ~_FLAGS_KNOWN or method not in (STORED, DEFLATED):
+    if flags & ~_FLAGS_KNOWN or method not in (STORED, DEFLATED) or version > _NEWEST_VERSION:
         raise _bad(
             f"{where}: {name}",
             "a stored or deflated member, not encrypted",
-            f"method {method}, flags {flags:#x}",
+            f"method {method}, flags {flags:#x}, version {version}",
         )
     sizes = _zip64(
         extra, {"size": fields[9], "compressed": fields[8], "header_offset": fields[16]}, f"{where}: {name}"
