@@ -79,8 +79,23 @@ def sealift() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with the exit code of format.md section 8."""
+    open_missing_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(given))
+
+
+def open_missing_streams() -> None:
+    """Give a stream that was closed for us (`2>&-`) to /dev/null.
+
+    Otherwise the next file opened takes its number, and what a program prints there lands in that file.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def run(arguments: list[str]) -> int:
@@ -117,7 +132,8 @@ def deliberate(error: BaseException, verb: str) -> SealiftError:
             hint=f"run the same `sealift {verb}` again: it continues where it stopped",
         )
     if isinstance(error, click.ClickException):
-        return UsageError("usage", error.format_message(), hint=f"`sealift {verb} --help`".replace("  ", " "))
+        said = " ".join(error.format_message().split())
+        return UsageError("usage", said, hint=f"`sealift {verb} --help`".replace("  ", " "))
     if isinstance(error, OSError) and error.errno is not None:
         return MachineError(
             "machine-error",
@@ -138,8 +154,12 @@ def _tell_unexpected(error: Exception, verb: str, as_json: bool) -> int:
 
 
 def _tell(error: SealiftError, verb: str, as_json: bool) -> int:
-    if as_json:
+    if not as_json:
+        print_error(error)
+        return int(error.exit_code)
+    try:
         Output(as_json=True).emit(Report.of_error(verb, error))
-    else:
+    except OSError:
+        # Perhaps the very error: stdout is on a full disk. Said where it still can be said.
         print_error(error)
     return int(error.exit_code)

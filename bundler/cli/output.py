@@ -82,7 +82,7 @@ def print_findings(findings: tuple[Finding, ...]) -> None:
 def render(finding: Finding) -> str:
     """`error: reference: what`, then where, expected, found and hint, each on its line when present."""
     label = click.style(f"{finding.severity}:", fg=_COLOURS.get(finding.severity), bold=True)
-    lines = [f"{label} {finding.reference}: {finding.what}"]
+    lines = [f"{label} {finding.reference}: {printable(finding.what)}"]
     for name in ("where", "expected", "found", "hint"):
         text = printable(getattr(finding, name))
         if text:

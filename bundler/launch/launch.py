@@ -30,7 +30,7 @@ from bundler.launch import environment as variables
 from bundler.launch.engines import ModelToServe, find_table, normalised, render
 from bundler.launch.entry import LaunchEntry, find_entry
 from bundler.launch.flag_tables import EngineTable
-from bundler.launch.installed import MARKER, read_marker
+from bundler.launch.installed import MARKER, damage, read_marker
 
 if TYPE_CHECKING:
     from bundler.verification.verify import VerifiedBundle
@@ -124,10 +124,11 @@ def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: L
 
     Raises UsageError (`unknown-profile`), PolicyError (flags, parsers, code, environment, version),
     MachineError (`no-environment`, `port-in-use`, `work-folder-open`, `work-folder-too-long`),
-    IntegrityError (`installed-from-another-bundle`).
+    IntegrityError (`installed-from-another-bundle`, `installed-damaged`).
     """
     entry, table, python, work = check_ground(manifest, manifest_sha256, request)
     model = _model(Path(os.path.abspath(root)), manifest, entry, table, work)  # noqa: PTH100
+    _check_undamaged(Path(os.path.abspath(request.environment)))  # noqa: PTH100 - as in check_ground
     rendered = render(table, entry, model, accept_code=request.accept_code)
     start = table.start or (str(SERVER_SCRIPT),)
     return LaunchPlan(
@@ -276,6 +277,20 @@ def _interpreter(environment: Path) -> Path:
             hint="`sealift install BUNDLE --to DIR`, then launch with `--env DIR`",
         )
     return python
+
+
+def _check_undamaged(environment: Path) -> None:
+    """Refuse an engine whose files are no longer what was installed; reads all of them once."""
+    changed = damage(environment)
+    if changed:
+        raise IntegrityError(
+            "installed-damaged",
+            f"{len(changed)} files of the installed engine are missing or changed",
+            where=str(environment),
+            expected="what `sealift install` put there",
+            found=", ".join(changed[:5]) + (", …" if len(changed) > 5 else ""),
+            hint=f"`sealift install BUNDLE --to {shlex.quote(str(environment))}` repairs it",
+        )
 
 
 def _work_folder(parent: Path) -> Path:

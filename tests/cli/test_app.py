@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -128,8 +129,9 @@ def test_hostile_names_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[s
     from bundler.cli.output import print_error
 
     print_error(AuthenticityError("unknown-signer", "nobody vouches", where="a\x1b[2Jb\u202e.json"))
+    print_error(AuthenticityError("unknown-signer", "\x1b[31mnobody"))
     text = capsys.readouterr().err
-    assert "\x1b[2J" not in text
+    assert "\x1b" not in text
     assert "\\x1b[2Jb\\u202e" in text
 
 
@@ -155,3 +157,21 @@ def test_colours_follow_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     assert coloured(Terminal())
     monkeypatch.setenv("NO_COLOR", "1")
     assert not coloured(Terminal())
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_is_no_fault_of_ours(closed: str, tmp_path: Path) -> None:
+    verb = f"{sys.executable} -m bundler init --profile demo -o {tmp_path}/spec.yaml {closed}"
+    done = subprocess.run(["sh", "-c", verb], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "spec.yaml").read_text().startswith("#"), "no talk in a file that took the number"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
+def test_an_answer_that_cannot_be_written_is_told_where_it_can() -> None:
+    command = [sys.executable, "-m", "bundler", "plan", "--gpus", "--json"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: machine-error: the operating system refused: No space left")

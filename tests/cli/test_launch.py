@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -126,6 +127,25 @@ def test_an_environment_of_another_bundle_starts_nothing(bundle: TestBundle, wor
     assert "installed-from-another-bundle" in done.stderr
     assert "hint:     `sealift install BUNDLE --to NEW_DIR`" in done.stderr
     assert not ran(bundle)
+
+
+def test_an_engine_changed_since_it_was_installed_starts_nothing(bundle: TestBundle, work: Path) -> None:
+    site = bundle.root.parent / "env/lib/python3.11/site-packages"
+    record = next(site.glob("*.dist-info/RECORD"))
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"print(1)\n").digest()).rstrip(b"=").decode()
+    record.write_text(f"{record.read_text()}vllm.py,sha256={digest},9\n")
+    (site / "vllm.py").write_bytes(b"print(1)\n")
+    assert launch(bundle, work, "--dry-run").returncode == 0
+
+    (site / "vllm.py").write_bytes(b"print(2)\n")
+    done = launch(bundle, work, "--json")
+
+    assert done.returncode == 10
+    (finding,) = report(done)["findings"]
+    assert (finding["reference"], finding["found"]) == ("installed-damaged", "vllm.py")
+    assert "sealift install" in finding["hint"]
+    assert not ran(bundle)
+    assert list(work.iterdir()) == []
 
 
 def test_a_mistyped_name_is_told_before_the_bytes_are_read(bundle: TestBundle, work: Path) -> None:

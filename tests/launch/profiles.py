@@ -87,6 +87,7 @@ def install(environment: Path, sha256: str, engine: str = "vllm", version: str =
     (info / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version or pinned}\n"
     )
+    (info / "RECORD").write_text(f"{info.name}/METADATA,,\n{info.name}/RECORD,,\n")
     (environment / "bin").mkdir()
     (environment / "bin/python").write_text("#!/bin/sh\nexit 0\n")
     (environment / "bin/python").chmod(0o755)
