@@ -19,6 +19,7 @@ from bundler.trust.dsse import PAYLOAD_TYPE, Envelope
 from bundler.trust.policy_document import Identity
 
 if TYPE_CHECKING:
+    from sigstore.models import Bundle
     from sigstore.verify import Verifier
 
 TRUSTED_ROOT_LIMIT = 16 << 20
@@ -45,14 +46,13 @@ class OfflineKeylessVerifier:
 
     def __call__(self, envelope: Envelope, identities: Sequence[Identity]) -> KeylessSigner | None:
         """Which of `identities` signed, and the earliest time it can have been; None when none did."""
-        from sigstore.errors import Error
-        from sigstore.models import Bundle, InvalidBundle
-        from sigstore.verify import policy
+        from sigstore.models import Bundle
 
         verifier = self._opened()
+        # On hostile bytes the library also raises what the parsers below it raise (InvalidVersion, ...).
         try:
             bundle = Bundle.from_json(envelope.data)
-        except (InvalidBundle, ValueError) as error:
+        except Exception as error:
             raise MalformedError(
                 "bad-envelope",
                 "a keyless Sigstore bundle cannot be read",
@@ -60,13 +60,8 @@ class OfflineKeylessVerifier:
                 found=str(error)[:200],
             ) from error
         for identity in identities:
-            wanted = policy.Identity(identity=identity.san, issuer=identity.issuer)
-            try:
-                kind, payload = verifier.verify_dsse(bundle, wanted)
-            except Error:
-                continue
             # The library parses the JSON once more by itself: both readings must be the same bytes.
-            if kind == PAYLOAD_TYPE and payload == envelope.payload:
+            if _verified_payload(verifier, bundle, identity) == envelope.payload:
                 issued = bundle.signing_certificate.not_valid_before_utc
                 return KeylessSigner(identity=identity, signed_at=int(issued.timestamp()))
         return None
@@ -75,6 +70,22 @@ class OfflineKeylessVerifier:
         if self._verifier is None:
             self._verifier = open_verifier(self._data, self._where)
         return self._verifier
+
+
+def _verified_payload(verifier: Verifier, bundle: Bundle, identity: Identity) -> bytes | None:
+    """The in-toto payload that `identity` signed; None when the library refuses, for whatever reason.
+
+    It refuses hostile bytes with errors of its own and with those of the parsers below it (ValueError,
+    ExtensionNotFound and others): all of them mean that nobody is proven to have signed.
+    """
+    from sigstore.verify import policy
+
+    try:
+        wanted = policy.Identity(identity=identity.san, issuer=identity.issuer)
+        kind, payload = verifier.verify_dsse(bundle, wanted)
+    except Exception:
+        return None
+    return payload if kind == PAYLOAD_TYPE else None
 
 
 def open_verifier(data: bytes, where: str) -> Verifier:

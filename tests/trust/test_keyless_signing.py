@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -13,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bundler.errors import SealiftError
 from bundler.trust.dsse import parse_bundle
 from bundler.trust.first_policy import Holder, compose_policy
+from bundler.trust.keyless import OfflineKeylessVerifier
 from bundler.trust.keys import generate
+from bundler.trust.policy_document import Identity
+from bundler.trust.statements import compose
 from tests.servers.loopback_sigstore import LoopbackSigstore, inclusion_path, tree_root
+from tests.servers.sigstore import Sigstore
 from tests.verification.bundles import REQUIRE, make_bundle, snapshot
 
 SAN = "https://example.org/repo/.github/workflows/release.yml@refs/tags/v1"
@@ -325,6 +333,62 @@ def test_a_log_without_timestamps_that_prove_no_time_is_noticed_while_signing(tm
     assert (report["exitCode"], references(report)) == (5, ["sigstore"])
     assert "signed timestamp" in report["findings"][0]["found"]
     assert list((site.bundle.root / "attestations").glob("*")) == []
+
+
+STATEMENT = compose({"manifest.json": "a" * 64}, "urn:sealift:release:v1", {})
+SIGNED_ELSEWHERE = Sigstore()
+GENUINE = SIGNED_ELSEWHERE.sign(STATEMENT, issuer="https://issuer.example", san=SAN)
+_ENTRY = ("verificationMaterial", "tlogEntries", 0)
+_PROVEN: tuple[tuple[Any, ...], ...] = (
+    ("dsseEnvelope", "payload"),
+    ("dsseEnvelope", "signatures", 0, "sig"),
+    ("verificationMaterial", "certificate", "rawBytes"),
+    (*_ENTRY, "logId", "keyId"),
+    (*_ENTRY, "inclusionPromise", "signedEntryTimestamp"),
+    (*_ENTRY, "inclusionProof", "rootHash"),
+    (*_ENTRY, "inclusionProof", "hashes", 0),
+    (*_ENTRY, "canonicalizedBody"),
+)
+
+
+@given(st.sampled_from(_PROVEN), st.integers(0), st.integers(1, 255), st.booleans())
+def test_a_keyless_bundle_with_any_changed_byte_is_refused_and_never_an_accident(
+    path: tuple[Any, ...], place: int, change: int, cut: bool
+) -> None:
+    value = json.loads(GENUINE)
+    holder = value
+    for name in path[:-1]:
+        holder = holder[name]
+    data = bytearray(base64.b64decode(holder[path[-1]]))
+    data[place % len(data)] ^= change
+    holder[path[-1]] = base64.b64encode(data[: place % len(data)] if cut else data).decode()
+    assert not accepted(json.dumps(value).encode())
+
+
+@given(st.text(max_size=40), st.integers(0))
+def test_a_checkpoint_that_is_no_note_is_refused_and_never_an_accident(text: str, place: int) -> None:
+    value = json.loads(GENUINE)
+    checkpoint = value["verificationMaterial"]["tlogEntries"][0]["inclusionProof"]["checkpoint"]
+    whole = checkpoint["envelope"]
+    # Behind the last signature a note may have more lines; before it every character counts.
+    cut = place % whole.rindex("\u2014")
+    checkpoint["envelope"] = whole[:cut] + text
+    assert not accepted(json.dumps(value).encode())
+
+
+def accepted(data: bytes) -> bool:
+    """Whether the verifier says that the identity signed; only our own errors count as a refusal."""
+    root = SIGNED_ELSEWHERE.trusted_root()
+    verifier = OfflineKeylessVerifier(root, hashlib.sha256(root).hexdigest())
+    try:
+        envelope = parse_bundle(data, where="x")
+        return verifier(envelope, (Identity(issuer="https://issuer.example", san=SAN),)) is not None
+    except SealiftError:
+        return False
+
+
+def test_the_unchanged_bundle_is_accepted() -> None:
+    assert accepted(GENUINE)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 13])
