@@ -384,7 +384,7 @@ def test_a_bundle_counts_for_the_image_it_is_about(
             id="two subjects",
         ),
         pytest.param(
-            image_statement(IMAGE).replace(b"Statement/v1", b"Statement/v0.1"), "v0.1", id="an old statement"
+            image_statement(IMAGE).replace(b"Statement/v1", b"Statement/v2"), "v2", id="another statement"
         ),
         pytest.param(image_statement("sha256:" + "A" * 64), "'sha256:'", id="a digest in capitals"),
         pytest.param(b"[]", "[]", id="a list"),

@@ -37,7 +37,7 @@ class UpstreamEnvelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamStatement:
-    """An in-toto Statement v1: `subjects` are pairs of name (may be empty) and hex SHA-256 (may be empty)."""
+    """An in-toto statement: `subjects` are pairs of name (may be empty) and hex SHA-256 (may be empty)."""
 
     predicate_type: str
     subjects: tuple[tuple[str, str], ...]
@@ -68,14 +68,16 @@ def read_envelope(data: bytes, *, where: str) -> UpstreamEnvelope:
     )
 
 
-def read_statement(payload: bytes, *, where: str) -> UpstreamStatement:
-    """The statement in an authenticated payload.
+def read_statement(
+    payload: bytes, *, where: str, types: tuple[str, ...] = (STATEMENT_TYPE,)
+) -> UpstreamStatement:
+    """The statement in an authenticated payload; `types` are the versions of in-toto that may stand there.
 
     Raises MalformedError: `bad-envelope`, and those of strict JSON.
     """
     value = read_object(payload, limit=LIMIT, where=where)
-    if value.get("_type") != STATEMENT_TYPE:
-        refuse(where, STATEMENT_TYPE, value.get("_type"))
+    if value.get("_type") not in types:
+        refuse(where, " or ".join(types), value.get("_type"))
     kind, subjects = value.get("predicateType"), value.get("subject")
     if not isinstance(kind, str) or not isinstance(subjects, list) or len(subjects) > MAX_SUBJECTS:
         refuse(where, f"a predicateType and at most {MAX_SUBJECTS} subjects", kind)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bundler.errors import MalformedError
-from bundler.trust.dsse import decode_base64
+from bundler.trust.dsse import STATEMENT_TYPE, decode_base64
 from bundler.trust.upstream.envelope import MAX_SIGNATURE_BYTES, read_object, read_statement, refuse
 from bundler.trust.upstream.signers import Signer
 
@@ -22,6 +22,9 @@ SIGNATURE_KIND = "cosign container image signature"
 PREDICATE_TYPES = ("https://sigstore.dev/cosign/sign/v1", "https://slsa.dev/provenance/v1")
 """`cosign sign`, and a builder's provenance: the signer made or released the image. Any other statement
 (an SBOM, a list of vulnerabilities) says something about the image, not that it is the signer's."""
+
+STATEMENT_TYPES = (STATEMENT_TYPE, "https://in-toto.io/Statement/v0.1")
+"""`cosign attest` still writes version 0.1, whose subject means the same."""
 
 
 def check_simple_signing(
@@ -50,7 +53,8 @@ def check_image_bundle(bundle: bytes, *, digest: str, signer: Signer, where: str
 
     Raises MalformedError or AuthenticityError.
     """
-    statement = read_statement(signer.payload(bundle, where=where), where=where)
+    payload = signer.payload(bundle, where=where)
+    statement = read_statement(payload, where=where, types=STATEMENT_TYPES)
     if statement.predicate_type not in PREDICATE_TYPES:
         refuse(where, " or ".join(PREDICATE_TYPES), statement.predicate_type)
     if len(statement.subjects) != 1:
