@@ -21,6 +21,8 @@ from bundler.errors import MalformedError
 BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+OUR_TYPES = "urn:sealift:"
+"""What the predicate types of our own statements begin with."""
 FILE_SUFFIX = ".sigstore.json"
 MAX_SIGNATURE_BYTES = 8192
 """The largest signature allowed, ML-DSA-65, has 3309 bytes."""
@@ -191,7 +193,7 @@ def encode_bundle(payload: bytes, signature: bytes, *, hint: str) -> bytes:
 
 
 def parse_statement(payload: bytes, *, where: str) -> Statement:
-    """The statement in an authenticated payload. Floats are allowed: third-party predicates hold them.
+    """The statement in an authenticated payload. Third-party predicates may hold floats, ours may not.
 
     Raises MalformedError: `too-large`, `bad-json`, `too-deep`, `duplicate-key`, `statement-type`,
     `bad-statement`, `bad-subject`.
@@ -202,6 +204,9 @@ def parse_statement(payload: bytes, *, where: str) -> Statement:
     if kind != STATEMENT_TYPE:
         _refuse("statement-type", where, STATEMENT_TYPE, kind)
     check_shape(value, _STATEMENT, where=where, reference="bad-statement")
+    if value["predicateType"].startswith(OUR_TYPES):
+        # Which rule holds is known only now: a statement of ours is read once more without floats.
+        strict_json.loads(payload, limit=strict_json.ATTESTATION_LIMIT, where=where)
     if not value["predicateType"]:
         _refuse("bad-statement", where, "a predicateType", value["predicateType"])
     return Statement(

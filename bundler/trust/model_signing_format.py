@@ -91,6 +91,8 @@ def _resources_fault(value: Any, expected: Mapping[str, str]) -> str:
         return "a resource is listed twice"
     if found != expected:
         return f"its {len(found)} resources are not the {len(expected)} files of the manifest"
+    if list(found) != list(expected):
+        return "its resources are not in code point order of their names"
     return ""
 
 

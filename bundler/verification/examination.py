@@ -16,6 +16,7 @@ from typing import Protocol
 
 from bundler.core.chunks import FileChunks, chunk_count, split_chunk_list
 from bundler.core.manifest import ATTESTATIONS, MANIFEST_NAME, FileEntry, Manifest
+from bundler.core.paths import path_fault, path_set_findings
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.strict_json import ATTESTATION_LIMIT, MANIFEST_LIMIT
 from bundler.core.units import format_bytes
@@ -90,6 +91,7 @@ class Examination:
         """Step 2: the manifest and every attestation are small enough to be read into memory."""
         findings = _size_findings(MANIFEST_NAME, _size(self.root, MANIFEST_NAME), MANIFEST_LIMIT)
         names, findings_of_names = _attestation_names(self.root)
+        findings += _name_findings(names)
         sizes = {name: _size(self.root, f"{ATTESTATIONS}/{name}") for name in names}
         for name, size in sizes.items():
             findings += _size_findings(f"{ATTESTATIONS}/{name}", size, ATTESTATION_LIMIT)
@@ -304,13 +306,44 @@ def _attestation_names(root: int) -> tuple[list[str], list[Finding]]:
         os.close(folder)
     if len(entries) > MAX_ATTESTATIONS:
         return [], [_too_many(len(entries))]
-    plain = [raw for raw, mode in sorted(entries.items()) if stat.S_ISREG(mode)]
-    other = [
-        _not_an_attestation(f"{ATTESTATIONS}/{repr(raw)[2:-1]}", "a link, folder or special file")
-        for raw, mode in sorted(entries.items())
-        if not stat.S_ISREG(mode)
+    names: list[str] = []
+    other: list[Finding] = []
+    for raw, mode in sorted(entries.items()):
+        fault = "" if stat.S_ISREG(mode) else "a link, folder or special file"
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            fault = fault or "a name that is not UTF-8"
+        if fault:
+            other.append(_not_an_attestation(f"{ATTESTATIONS}/{repr(raw)[2:-1]}", fault))
+        else:
+            names.append(name)
+    return names, other
+
+
+def _name_findings(names: Sequence[str]) -> list[Finding]:
+    """The rules of section 1 for names that no manifest lists: hidden ones, hostile ones, twins."""
+    faults = {name: _name_fault(name) for name in names}
+    found = [
+        Finding(
+            "attestation-name",
+            "a file is not named as an attestation",
+            where=f"{ATTESTATIONS}/{name}",
+            expected="a name as in format.md section 1, not hidden",
+            found=fault,
+            exit_code=ExitCode.MALFORMED,
+        )
+        for name, fault in faults.items()
+        if fault
     ]
-    return [raw.decode("utf-8", "replace") for raw in plain], other
+    return found + path_set_findings((name for name in names if not faults[name]), where=ATTESTATIONS)
+
+
+def _name_fault(name: str) -> str:
+    if name.startswith("."):
+        return "it is hidden"
+    # In a folder, where a colon is allowed.
+    return path_fault(f"folder/{name}")
 
 
 def _too_many(count: int) -> Finding:

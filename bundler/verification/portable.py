@@ -21,6 +21,7 @@ from bundler.core import strict_json
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, Finding, InterruptedByUser, MachineError, MalformedError, SealiftError
+from bundler.storage.named_file import read_at_most
 from bundler.storage.tree import opened_root
 from bundler.trust.policy_document import POLICY_TYPE
 from bundler.trust.spki import algorithm_of, fingerprint
@@ -150,8 +151,7 @@ def policy_of_key(pem: bytes) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(strict_json.POLICY_LIMIT + 1)
+    return read_at_most(path, strict_json.POLICY_LIMIT + 1)
 
 
 def _tell(report: Report, outcomes: Sequence[StepOutcome]) -> None:

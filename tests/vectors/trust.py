@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.model_signing_format import OMS_TYPE, oms_statement
 from bundler.trust.statements import APPROVAL_TYPE, PROVENANCE_TYPE, RELEASE_TYPE
 
+BOM_TYPE = "https://cyclonedx.org/bom"
 LEGAL_TYPE = "urn:sealift:legal-opinion:v1"
 RISK_TYPE = "urn:sealift:risk-acceptance:v1"
 CHANNEL = "kimi-k2/prod"
@@ -197,8 +199,8 @@ class Case:
         return self.about(RELEASE_TYPE, {**facts, **changes})
 
     def legal(self, **changes: Any) -> bytes:
-        """The legal opinion, with changes to its predicate. It holds a float, as third parties' do."""
-        said = {"verdict": "approved", "conditions": 0, "final": True, "confidence": 0.9}
+        """The legal opinion, with changes to its predicate."""
+        said = {"verdict": "approved", "conditions": 0, "final": True}
         return self.about(LEGAL_TYPE, {**said, **changes})
 
     def risk(self, **changes: Any) -> bytes:
@@ -382,13 +384,15 @@ def _(case: Case) -> None:
     }
 
 
-@_after("good-oms-order-by-path-parts-and-no-ignored-path")
+@_after("good-floats-in-a-third-partys-predicate")
 def _(case: Case) -> None:
-    def change(value: dict[str, Any]) -> None:
-        value["predicate"]["resources"].reverse()
-        value["predicate"]["serialization"]["ignore_paths"] = [".git", ".gitattributes", "attestations"]
+    case.put("bom", signed("release", case.about(BOM_TYPE, {"score": 9.8, "odds": 1.5e-7})))
 
-    case.put_oms(change)
+
+@_after("good-oms-that-also-ignores-git")
+def _(case: Case) -> None:
+    ignored = [".git", ".gitattributes", "attestations"]
+    case.put_oms(lambda v: v["predicate"]["serialization"].update(ignore_paths=ignored))
 
 
 @_after("good-revoked-key-signs-beside-a-live-one")
@@ -539,9 +543,14 @@ def _(case: Case) -> None:
     case.put("release", b"\xef\xbb\xbf" + case.attestations["release.sigstore.json"])
 
 
-@_after("nan-in-a-predicate", "bad-json", MALFORMED)
+@_after("nan-in-a-third-partys-predicate", "bad-json", MALFORMED)
 def _(case: Case) -> None:
-    case.put("legal", signed("legal", _replaced(case.legal(), b"0.9", b"NaN")))
+    case.put("bom", signed("release", case.about(BOM_TYPE, {"score": math.nan})))
+
+
+@_after("float-in-a-statement-of-ours", "bad-json", MALFORMED)
+def _(case: Case) -> None:
+    case.put("legal", signed("legal", case.legal(confidence=0.9)))
 
 
 @_after("garbage-file-in-attestations", "bad-json", MALFORMED)
@@ -635,7 +644,7 @@ def _(case: Case) -> None:
     case.put("release", signed("release", case.release(serial=SERIAL + 1)))
 
 
-@_after("release-statement-serial-is-a-float", "threshold")
+@_after("release-statement-serial-is-a-float", "bad-json", MALFORMED)
 def _(case: Case) -> None:
     case.put("release", signed("release", case.release(serial=float(SERIAL))))
 
@@ -667,7 +676,9 @@ def _(case: Case) -> None:
 
 @_after("where-type-confusion-float-for-integer", "threshold")
 def _(case: Case) -> None:
-    case.put("legal", signed("legal", case.legal(conditions=0.0)))
+    wanted = {"id": "bom", "role": "release", "predicateType": BOM_TYPE, "where": {"version": 1}}
+    case.policy["require"].append(wanted)
+    case.put("bom", signed("release", case.about(BOM_TYPE, {"version": 1.0})))
 
 
 @_after("where-type-confusion-list-for-text", "threshold")
@@ -762,6 +773,11 @@ def _(case: Case) -> None:
 @_after("oms-duplicate-resource", "threshold")
 def _(case: Case) -> None:
     case.put_oms(lambda v: v["predicate"]["resources"].append(v["predicate"]["resources"][0]))
+
+
+@_after("oms-resources-in-another-order", "threshold")
+def _(case: Case) -> None:
+    case.put_oms(lambda v: v["predicate"]["resources"].reverse())
 
 
 @_after("oms-symlinks-allowed", "threshold")

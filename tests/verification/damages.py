@@ -158,6 +158,16 @@ def _many_attestations(bundle: TestBundle) -> None:
         _write(f"attestations/{number}.sigstore.json", b"{}")(bundle)
 
 
+def _again_as(name: str) -> Callable[[TestBundle], None]:
+    """A good attestation once more, under another name."""
+
+    def do(bundle: TestBundle) -> None:
+        data = bundle.path("attestations/release.sigstore.json").read_bytes()
+        (bundle.path("attestations") / name).write_bytes(data)
+
+    return do
+
+
 def _large_attestation(bundle: TestBundle) -> None:
     with bundle.path("attestations/release.sigstore.json").open("ab") as file:
         file.truncate((32 << 20) + 1)
@@ -410,6 +420,46 @@ TRUST = (
         exit_code=3,
         where="attestations/x.sigstore.json",
         step=4,
+    ),
+    Damage(
+        sentence="a good attestation is hidden",
+        do=_again_as(".release.sigstore.json"),
+        reference="attestation-name",
+        exit_code=3,
+        where="attestations/.release",
+        step=2,
+    ),
+    Damage(
+        sentence="the name of a good attestation turns the text around",
+        do=_again_as("a\u202e.sigstore.json"),
+        reference="attestation-name",
+        exit_code=3,
+        where="attestations/a\u202e",
+        step=2,
+    ),
+    Damage(
+        sentence="the name of a good attestation is in another Unicode form",
+        do=_again_as("e\u0301.sigstore.json"),
+        reference="attestation-name",
+        exit_code=3,
+        where="attestations/e\u0301",
+        step=2,
+    ),
+    Damage(
+        sentence="two attestations differ only by case",
+        do=_again_as("Release.sigstore.json"),
+        reference="path-collision",
+        exit_code=3,
+        where="attestations",
+        step=2,
+    ),
+    Damage(
+        sentence="the name of a good attestation is not UTF-8",
+        do=_again_as("\udcff.sigstore.json"),
+        reference="unexpected-attestation",
+        exit_code=10,
+        where="attestations/\\xff",
+        step=2,
     ),
     Damage(
         sentence="there are too many attestations",

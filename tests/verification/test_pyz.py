@@ -232,6 +232,16 @@ def test_a_missing_policy_is_told_without_a_traceback(bundle: TestBundle, pyz: P
     assert (report["exitCode"], report["findings"][0]["where"]) == (4, "/nowhere/policy.json")
 
 
+def test_a_pipe_in_the_place_of_the_policy_is_refused_instead_of_waited_for(
+    bundle: TestBundle, pyz: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    report = run(pyz, str(bundle.root), "--policy", str(tmp_path / "pipe"))
+
+    assert (report["exitCode"], report["findings"][0]["reference"]) == (2, "not-a-file")
+
+
 def test_people_read_a_verdict_and_hostile_names_do_not_reach_the_terminal(
     bundle: TestBundle, pyz: Path
 ) -> None:
