@@ -24,6 +24,9 @@ from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.model_signing_format import OMS_TYPE
 from bundler.trust.state import Release, State
 from bundler.trust.statements import release_statement
+from bundler.trust.upstream.provenance import PREDICATE_TYPES
+from tests.servers import signatures
+from tests.servers.sigstore import Sigstore
 from tests.verification.bundles import make_bundle
 from tests.wheel_files import packed, wheel_members
 
@@ -31,6 +34,7 @@ Seeds = Callable[[], Sequence[bytes]]
 TEMPLATES = Path(__file__).parents[2] / "bundler" / "assembly" / "templates"
 SHA = hashlib.sha256(b"seed").hexdigest()
 COMMIT = "c" * 40
+WHEEL = "app-1.0-py3-none-any.whl"
 
 
 @cache
@@ -163,6 +167,27 @@ def states() -> Sequence[bytes]:
 def challenges() -> Sequence[bytes]:
     """A freshness challenge."""
     return [Challenge(nonce=SHA, version=3, policy_sha256=SHA).to_bytes()]
+
+
+def provenances() -> Sequence[bytes]:
+    """Publish attestations of one wheel, of both kinds."""
+    subject = [(WHEEL, SHA)]
+    statements = [signatures.statement(subject, kind) for kind in PREDICATE_TYPES]
+    bundles = [signatures.with_workflow(Sigstore())(statement) for statement in statements]
+    return [signatures.provenance(bundle) for bundle in bundles] + [signatures.provenance(*bundles)]
+
+
+def image_signatures() -> Sequence[bytes]:
+    """A simple signing payload and a Sigstore bundle about one image."""
+    image = f"sha256:{SHA}"
+    bundle = signatures.with_key(_key())(signatures.image_statement(image))
+    return [signatures.simple_payload(image), bundle]
+
+
+def model_signatures() -> Sequence[bytes]:
+    """A model's signature over two files."""
+    statement = signatures.model_statement({"config.json": b"{}", "model.safetensors": b"w"})
+    return [signatures.with_key(_key())(statement)]
 
 
 def public_keys() -> Sequence[bytes]:

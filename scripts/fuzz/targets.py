@@ -37,6 +37,14 @@ from bundler.trust.keys import parse_public_key, public_from_spki
 from bundler.trust.policy_document import TrustPolicy
 from bundler.trust.rotation import chain_findings
 from bundler.trust.state import State, merged
+from bundler.trust.upstream.envelope import read_envelope
+from bundler.trust.upstream.image_signatures import (
+    SIGNATURE_ANNOTATION,
+    check_image_bundle,
+    check_simple_signing,
+)
+from bundler.trust.upstream.model_signatures import check_model_signature
+from bundler.trust.upstream.provenance import check_provenance, claimed_publishers
 from scripts.fuzz import seeds
 from tests.wheel_files import packed, wheel_members
 
@@ -211,6 +219,42 @@ def _state(data: bytes) -> None:
 def _challenge(data: bytes) -> None:
     challenge = Challenge.parse(data, where="x")
     _must(Challenge.parse(challenge.to_bytes(), where="x") == challenge, "no round trip")
+
+
+class _Anyone:
+    """A signer who signed everything: so that parsers behind a signature see any bytes too."""
+
+    description: Mapping[str, str] = {"key": "any"}
+
+    def payload(self, bundle: bytes, *, where: str) -> bytes:
+        return read_envelope(bundle, where=where).payload
+
+    def check_message(self, message: bytes, signature: bytes, *, where: str) -> None:
+        """Good."""
+
+
+@_target("provenance", seeds.provenances)
+def _provenance(data: bytes) -> None:
+    claim = claimed_publishers(data, where="x")
+    _must(claim.isprintable() and len(claim) <= 300, "a claim that no terminal can show")
+    check_provenance(data, filename=seeds.WHEEL, sha256=seeds.SHA, signer=_Anyone(), where="x")
+
+
+@_target("image-signature", seeds.image_signatures)
+def _image_signature(data: bytes) -> None:
+    digest = f"sha256:{seeds.SHA}"
+    if data.startswith(b'{"critical"'):
+        annotations = {SIGNATURE_ANNOTATION: "AAAA"}
+        check_simple_signing(data, annotations, digest=digest, signer=_Anyone(), where="x")
+    else:
+        check_image_bundle(data, digest=digest, signer=_Anyone(), where="x")
+    _must(seeds.SHA.encode() in data or b"payload" in data, "an image that nobody named")
+
+
+@_target("model-signature", seeds.model_signatures)
+def _model_signature(data: bytes) -> None:
+    signed = check_model_signature(data, signer=_Anyone(), where="x")
+    _must(not signed.faults(dict(signed.digests), signatures=frozenset()), "it is not about what it lists")
 
 
 @_target("public-key", seeds.public_keys)
