@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ ROW = re.compile(r"\| `([\w/.]+\.py)`\*? \| (\d+) \| (.+) \|")
 SKIPS = {"pytest.skip", "pytest.mark.skip", "pytest.mark.skipif", "pytest.importorskip"}
 
 
+@cache
 def places() -> Counter[str]:
     """How many places of each file can skip a test."""
     found: Counter[str] = Counter()
