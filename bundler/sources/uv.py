@@ -1,7 +1,7 @@
 """uv as the resolver: which program, which default index, which environment, and what its failures mean.
 
 uv is called as a program with `--no-config`: nothing of the machine's configuration reaches a lock but the
-address of the default index, which is looked up where uv itself would look.
+address of the default index, which uv is asked for first.
 https://docs.astral.sh/uv/reference/settings/, https://docs.astral.sh/uv/concepts/configuration-files/
 """
 
@@ -11,15 +11,13 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bundler.core.target import Target
 from bundler.errors import MachineError, MalformedError
 
-PUBLIC_INDEX = "https://pypi.org/simple"
 _PASSED_ON = (
     *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "NETRC"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
@@ -60,56 +58,38 @@ _NAMED_CREDENTIAL = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
 
 
 def default_index(environ: Mapping[str, str]) -> str:
-    """The address of the default index: environment, then the user's and the system's uv.toml, then PyPI.
+    """The address of the default index, as uv itself finds it: environment, configuration, its own default.
 
-    A project's own `uv.toml` is not looked at: it belongs to another project. Raises MalformedError
-    (`bad-uv-config`).
+    uv is asked in an empty folder: a project's own `uv.toml` belongs to another project. Raises
+    MalformedError (`bad-uv-config`).
     """
-    named = environ.get("UV_DEFAULT_INDEX", "")
-    if named:
-        return _NAME_IN_FRONT.sub("", named)
-    if environ.get("UV_INDEX_URL"):
-        return environ["UV_INDEX_URL"]
-    for path in _config_files(environ):
-        found = _index_in(path)
-        if found:
-            return found
-    return PUBLIC_INDEX
+    wanted = {name: environ[name] for name in _CONFIGURES if name in environ}
+    arguments = ["pip", "compile", "nothing.in", "--emit-index-url", "--no-header", "--color", "never"]
+    arguments += [
+        "--python",
+        sys.executable,
+        "--no-python-downloads",
+        "--quiet",
+        "--output-file",
+        "indexes.txt",
+    ]
+    with tempfile.TemporaryDirectory(prefix="sealift-index-") as name:
+        folder = Path(name)
+        (folder / "nothing.in").touch()
+        try:
+            run_uv(arguments, folder, wanted)
+        except UvFailure as failure:
+            raise MalformedError(
+                "bad-uv-config", "uv's configuration cannot be read", found=failure.explanation
+            ) from None
+        told = (folder / "indexes.txt").read_text("utf-8")
+    return next(line.split(" ", 1)[1] for line in told.splitlines() if line.startswith("--index-url "))
 
 
-_NAME_IN_FRONT = re.compile(r"^[A-Za-z0-9._-]+=(?=\S+://|/)")
-"""`UV_DEFAULT_INDEX` may be `name=url`."""
-
-
-def _config_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    if environ.get("UV_NO_CONFIG"):
-        return
-    if environ.get("UV_CONFIG_FILE"):
-        yield Path(environ["UV_CONFIG_FILE"])
-        return
-    home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else "")
-    if home:
-        yield Path(home, "uv/uv.toml")
-    for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"):
-        yield Path(folder, "uv/uv.toml")
-    yield Path("/etc/uv/uv.toml")
-
-
-def _index_in(path: Path) -> str:
-    """The default index a uv.toml names; empty when there is none."""
-    try:
-        value = tomllib.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return ""
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MalformedError(
-            "bad-uv-config", "uv's configuration cannot be read", where=str(path), found=str(error)
-        ) from None
-    indexes = value.get("index", [])
-    chosen = [item for item in indexes if isinstance(item, dict) and item.get("default") is True]
-    candidates: list[Any] = [item.get("url") for item in chosen]
-    candidates += [value.get("index-url"), value.get("pip", {}).get("index-url")]
-    return next((text for text in candidates if isinstance(text, str) and text), "")
+_CONFIGURES = (
+    *("PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_CACHE_HOME", "UV_CACHE_DIR"),
+    *("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE", "UV_NO_CONFIG"),
+)
 
 
 class UvFailure(Exception):

@@ -11,7 +11,7 @@ import pytest
 
 from bundler.core.lock import LockedEngine
 from bundler.core.spec import EngineSpec
-from bundler.errors import NetworkError, PolicyError, SealiftError, UsageError
+from bundler.errors import MalformedError, NetworkError, PolicyError, SealiftError, UsageError
 from bundler.sources.fetch import RetryPolicy, fetch_all
 from bundler.sources.tools import own_requirements, resolve_tools, tool_targets
 from bundler.sources.uv import default_index, resolver_environment, trimmed
@@ -474,7 +474,6 @@ def test_an_index_nobody_answers_at_is_a_matter_of_the_network(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("environment", "config", "expected"),
     [
-        ({}, "", "https://pypi.org/simple"),
         ({"UV_DEFAULT_INDEX": "https://one/simple"}, "", "https://one/simple"),
         ({"UV_DEFAULT_INDEX": "named=https://one/simple"}, "", "https://one/simple"),
         ({"UV_INDEX_URL": "https://two/simple"}, "", "https://two/simple"),
@@ -485,7 +484,6 @@ def test_an_index_nobody_answers_at_is_a_matter_of_the_network(tmp_path: Path) -
             '[[index]]\nurl = "https://x/"\n[[index]]\nurl = "https://five/"\ndefault = true',
             "https://five/",
         ),
-        ({"UV_NO_CONFIG": "1"}, 'index-url = "https://three/simple"', "https://pypi.org/simple"),
         ({"UV_DEFAULT_INDEX": "https://one/simple"}, 'index-url = "https://three/"', "https://one/simple"),
     ],
 )
@@ -497,6 +495,26 @@ def test_the_default_index_is_found_where_uv_finds_it(
     places = {"XDG_CONFIG_HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path / "nothing")}
 
     assert default_index({**places, **environment}) == expected
+
+
+def test_without_any_setting_the_default_index_is_uvs_own(tmp_path: Path) -> None:
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv/uv.toml").write_text('index-url = "https://three/simple"')
+    unset = {"XDG_CONFIG_HOME": str(tmp_path / "nothing"), "XDG_CONFIG_DIRS": str(tmp_path / "nothing")}
+    ignored = {"XDG_CONFIG_HOME": str(tmp_path), "UV_NO_CONFIG": "1"}
+
+    assert default_index(unset) == default_index(ignored) != "https://three/simple"
+    assert default_index(unset).startswith("https://")
+
+
+def test_a_configuration_that_cannot_be_read_is_told_in_uvs_words(tmp_path: Path) -> None:
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv/uv.toml").write_text("index-url = [")
+
+    with pytest.raises(MalformedError) as caught:
+        default_index({"XDG_CONFIG_HOME": str(tmp_path)})
+
+    assert caught.value.reference == "bad-uv-config"
 
 
 def test_nothing_of_the_environment_that_changes_the_answer_reaches_uv() -> None:
