@@ -43,6 +43,14 @@ def test_no_path_of_one_machine_is_tracked() -> None:
     assert offenders(MACHINE_PATH, but=("tests/test_repository.py",)) == []
 
 
+def test_no_address_of_a_package_index_is_tracked() -> None:
+    # The attestation types of PEP 740 and an article are names and reading, not places to fetch from.
+    index = re.compile(
+        rb"https?://(?:[\w-]+\.)*(?:pypi\.org/simple|pythonhosted\.org|registry\.npmjs\.org|debian\.org/debian)"
+    )
+    assert offenders(index, but=("tests/test_repository.py",)) == []
+
+
 def test_requirements_are_pinned_by_hash_and_name_no_index() -> None:
     for path in (ROOT / "requirements").glob("*.txt"):
         text = path.read_bytes()
