@@ -32,7 +32,7 @@ _DER = serialization.Encoding.DER
 _SPKI = serialization.PublicFormat.SubjectPublicKeyInfo
 _TREE_ID = "1193050959916656506"
 _MEDIA = "application/vnd.dev.sigstore"
-_SECRET = secrets.token_bytes(32)
+_TOKEN_KEY = ec.generate_private_key(ec.SECP256R1())
 Answer = tuple[int, Any]
 
 
@@ -188,7 +188,7 @@ class LoopbackSigstore(Sigstore):
         email = {"email": subject, "email_verified": True} if "@" in subject else {}
         times = {"iat": now - 5, "nbf": now - 5, "exp": now + lives}
         claims = {"iss": issuer or self.url, "sub": subject, "aud": audience, **email, **times}
-        return jwt.encode(claims, _SECRET, algorithm="HS256")
+        return jwt.encode(claims, _TOKEN_KEY, algorithm="ES256")
 
     # ---- the services
 
@@ -229,7 +229,7 @@ class LoopbackSigstore(Sigstore):
         given = (request.get("credentials") or {}).get("oidcIdentityToken")
         token = given or authorization.removeprefix("Bearer ")
         try:
-            claims = jwt.decode(token, _SECRET, algorithms=["HS256"], audience="sigstore")
+            claims = jwt.decode(token, _TOKEN_KEY.public_key(), algorithms=["ES256"], audience="sigstore")
         except jwt.InvalidTokenError as error:
             return 401, {"code": 16, "message": f"invalid token: {error}"}
         if "certificateSigningRequest" in request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -140,3 +141,28 @@ def test_cosign_verifies_our_keyless_signature_from_the_same_root(desk: Desk, re
         identity = ("--certificate-identity", person)
         done = desk.cosign("verify-blob-attestation", *arguments, *identity, manifest)
         assert min(done.returncode, 1) == code, done.stderr
+
+
+@pytest.mark.parametrize("rekor", [1, 2])
+def test_what_cosign_signs_keyless_is_taken_in_by_a_policy_that_names_the_person(
+    desk: Desk, rekor: int
+) -> None:
+    desk.new("legal-opinion")
+    with LoopbackSigstore(rekor=rekor) as sigstore:
+        root = sigstore.trusted_root()
+        Path("trusted_root.json").write_bytes(root)
+        Path("services.json").write_text(json.dumps(sigstore.signing_config()))
+        Path("token").write_text(sigstore.token("lena@example.org"))
+        token = ("--identity-token", "token")
+        services = ("--signing-config", "services.json", "--trusted-root", "trusted_root.json")
+        desk.attest_blob("--statement", "st.json", *token, *services)
+        identity = {"issuer": sigstore.url, "san": "lena@example.org"}
+    policy = json.loads(desk.bundle.policy.read_bytes())
+    policy["roles"]["legal"] = {"identities": [identity], "threshold": 1}
+    policy["sigstore"] = {"trusted_root": {"sha256": hashlib.sha256(root).hexdigest()}}
+    legal = {"id": "legal", "role": "legal", "predicateType": LEGAL, "where": {"verdict": "approved"}}
+    desk.bundle.policy.write_text(json.dumps({**policy, "require": [*policy["require"], legal]}))
+    assert desk.report(*desk.bundle.arguments())["verdict"] == "failed"
+    taken = desk.report("attest", "import", "bundle", "made.sigstore.json", "--policy", "policy.json")
+    assert taken["written"] == ["attestations/legal-opinion.sigstore.json"], taken
+    assert desk.report(*desk.bundle.arguments())["verdict"] == "passed"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.errors import SealiftError
@@ -268,11 +268,17 @@ def test_an_opinion_signed_keyless_elsewhere_is_taken_in(site: Site) -> None:
     assert taken["verdict"] == "passed", taken
     assert taken["signer"] == f"lena@example.org ({site.sigstore.url})"
     assert parse_bundle((site.bundle.root / taken["written"][0]).read_bytes(), where="x").keyless
+    site.root.rename(site.folder / "moved.json")
+    before = snapshot(site.bundle.root)
+    unchecked = site.run("attest", "import", "bundle", "legal.sigstore.json", "--policy", "policy.json")
+    assert (unchecked["exitCode"], references(unchecked)) == (4, ["not-checked"])
+    assert snapshot(site.bundle.root) == before
     site.pin(san="mallory@example.org")
     refused = site.run("attest", "import", "bundle", "legal.sigstore.json", "--policy", "policy.json")
     assert (refused["exitCode"], references(refused)) == (11, ["unknown-signer"])
 
 
+@pytest.mark.skipif(shutil.which("script") is None, reason="apt-get install bsdutils")
 @pytest.mark.slow
 def test_a_person_logs_in_with_a_browser(site: Site) -> None:
     """On a terminal without a token: the library's own browser flow against our identity provider."""
@@ -351,6 +357,7 @@ _PROVEN: tuple[tuple[Any, ...], ...] = (
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(_PROVEN), st.integers(0), st.integers(1, 255), st.booleans())
 def test_a_keyless_bundle_with_any_changed_byte_is_refused_and_never_an_accident(
     path: tuple[Any, ...], place: int, change: int, cut: bool
@@ -365,6 +372,7 @@ def test_a_keyless_bundle_with_any_changed_byte_is_refused_and_never_an_accident
     assert not accepted(json.dumps(value).encode())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.integers(0))
 def test_a_checkpoint_that_is_no_note_is_refused_and_never_an_accident(text: str, place: int) -> None:
     value = json.loads(GENUINE)
