@@ -120,11 +120,11 @@ def _evidence_links(lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
 def _signature(manifest: Manifest, lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
     """What the builder found about the upstream signature of the artifact that the file belongs to."""
     wanted = entry.artifact or _image_of(lock, entry)
-    for artifact in manifest.members.get("artifacts", []):
-        if wanted and artifact.get("id") == wanted:
-            standing = artifact.get("source", {}).get("upstreamSignature")
-            if standing:
-                return [Link("upstream signature", _standing_text(standing))]
+    for artifact in manifest.members.get("artifacts", []) if wanted else []:
+        source = artifact.get("source") if isinstance(artifact, dict) and artifact.get("id") == wanted else {}
+        standing = source.get("upstreamSignature") if isinstance(source, dict) else None
+        if isinstance(standing, dict):
+            return [Link("upstream signature", _standing_text(standing))]
     return []
 
 
@@ -140,7 +140,8 @@ def _image_of(lock: Mapping[str, Any], entry: FileEntry) -> str:
 
 
 def _standing_text(standing: Mapping[str, Any]) -> str:
-    signer = ", ".join(f"{name} {value}" for name, value in sorted(standing.get("signer", {}).items()))
+    said = standing.get("signer")
+    signer = ", ".join(f"{name} {said[name]}" for name in sorted(said)) if isinstance(said, dict) else ""
     text = f"{standing.get('state')} when it was built"
     text += f", by {signer}" if signer else ""
     text += f": {standing.get('checked', '')}"

@@ -86,3 +86,64 @@ def test_a_name_that_fits_none_or_several_is_refused() -> None:
     two = Manifest.parse(compose(channel="c", serial=1, files=files, chunks=None))
     with pytest.raises(UsageError, match="ambiguous-file"):
         find_entry(two, "config.json")
+
+
+IMAGE_DIGEST, LAYER, PINNED = "1" * 64, "2" * 64, "3" * 64
+SIGNED_LOCK: dict[str, Any] = {
+    "engines": [
+        {
+            "wheels": [
+                {
+                    **LOCK["engines"][0]["wheels"][0],
+                    "provenance": {"size": 10, "sha256": PINNED},
+                }
+            ]
+        }
+    ],
+    "images": [
+        {
+            "reference": "reg/app:1@sha256:" + IMAGE_DIGEST,
+            "digest": "sha256:" + IMAGE_DIGEST,
+            "platforms": [{"digest": "sha256:" + IMAGE_DIGEST, "blobs": [["sha256:" + LAYER, 10]]}],
+        }
+    ],
+}
+PROVENANCE = "payload/evidence/wheels/x-1-py3-none-any.whl.provenance.json"
+
+
+def signature_link(path: str, sha256: str, standing: object, artifact: str = "") -> list[Link]:
+    """The chain of one file whose artifact (`image:reg/app:1` for blobs) has this standing."""
+    files = [FileEntry(BundlePath(path), 10, sha256, artifact)]
+    described = [{"id": artifact or "image:reg/app:1", "source": {"upstreamSignature": standing}}]
+    listed = Manifest.parse(
+        compose(channel="c", serial=1, files=files, chunks=None, artifacts=[3, {}, *described])
+    )
+    return chain(
+        listed, "9" * 64, listed.files[0], lock=SIGNED_LOCK, lock_sha256="0" * 64, chunks=None, subjects={}
+    )
+
+
+def test_the_layer_of_an_image_says_who_signed_the_image() -> None:
+    standing = {"state": "verified", "checked": "all of it", "signer": {"key": "sha256:ab"}}
+    links = {
+        link.step: link for link in signature_link(f"payload/images/blobs/sha256/{LAYER}", LAYER, standing)
+    }
+    assert links["upstream signature"].says == "verified when it was built, by key sha256:ab: all of it"
+    assert links["OCI digest"].agrees is True
+
+
+def test_evidence_says_what_it_is_about_and_agrees_with_its_pin() -> None:
+    standing = {"state": "unverified-present", "checked": "nothing", "untrustedClaim": "GitHub org/x"}
+    links = {link.step: link for link in signature_link(PROVENANCE, PINNED, standing, "wheels:x@1")}
+    assert links["upstream"].says == "evidence about wheels:x@1"
+    assert links["pinned sha256"].agrees is True
+    assert links["upstream signature"].says.endswith("nothing; it claims to be by GitHub org/x")
+    key = {link.step: link for link in signature_link(f"payload/evidence/keys/{PINNED}.pub", "4" * 64, {})}
+    assert key["upstream"].says == "what signatures are checked with"
+    assert key["pinned sha256"].agrees is False
+
+
+@pytest.mark.parametrize("standing", [None, "verified", ["verified"], {"signer": "me"}, {"signer": 3}])
+def test_a_standing_of_another_form_breaks_nothing(standing: object) -> None:
+    says = [link.says for link in signature_link(PROVENANCE, PINNED, standing, "wheels:x@1")]
+    assert not [text for text in says if text.startswith("verified")]

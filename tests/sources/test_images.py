@@ -300,7 +300,9 @@ def test_buildkit_attestations_of_carried_platforms_make_an_index_whole(
     registry: FaultyRegistry, tmp_path: Path
 ) -> None:
     image = registry.add_image("demo/app")
-    attestation = registry.add_manifest("demo/app", registry.image_manifest(text=b"in-toto"))
+    statement = registry.add_blob(b'{"predicateType": "x"}', "application/vnd.in-toto+json")
+    manifest = {**registry.image_manifest("unknown/unknown", text=b"x"), "layers": [statement]}
+    attestation = registry.add_manifest("demo/app", manifest)
     attestation |= {
         "platform": {"os": "unknown", "architecture": "unknown"},
         "annotations": {
