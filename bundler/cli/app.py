@@ -40,6 +40,14 @@ VERBS = {
 }
 
 
+_AFTER_A_STOP = {
+    "build": "run the same `sealift build` again: it continues where it stopped",
+    "verify": "run the same `sealift verify` again with --resume: it continues where it stopped",
+    "install": "run the same `sealift install` again with --resume: it continues where it stopped",
+}
+"""What to type after Ctrl-C, for the verbs that keep what they did."""
+
+
 class Verbs(click.Group):
     """Loads `bundler.cli.<verb>` when the verb is used, not before."""
 
@@ -126,11 +134,8 @@ def deliberate(error: BaseException, verb: str) -> SealiftError:
     if isinstance(error, SealiftError):
         return error
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return InterruptedByUser(
-            "interrupted",
-            "stopped by the user",
-            hint=f"run the same `sealift {verb}` again: it continues where it stopped",
-        )
+        hint = _AFTER_A_STOP.get(verb, "nothing is half-made; run the same command again")
+        return InterruptedByUser("interrupted", "stopped by the user", hint=hint)
     if isinstance(error, click.ClickException):
         said = " ".join(error.format_message().split())
         return UsageError("usage", said, hint=f"`sealift {verb} --help`".replace("  ", " "))

@@ -175,3 +175,18 @@ def test_an_answer_that_cannot_be_written_is_told_where_it_can() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 4
     assert done.stderr.startswith("error: machine-error: the operating system refused: No space left")
+
+
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [
+        ("build", "`sealift build` again: it continues"),
+        ("verify", "`sealift verify` again with --resume"),
+        ("install", "`sealift install` again with --resume"),
+        ("keys", "run the same command again"),
+    ],
+)
+def test_after_a_stop_the_command_that_continues_is_named(verb: str, says: str) -> None:
+    (finding,) = app.deliberate(KeyboardInterrupt(), verb).findings
+    assert (finding.reference, finding.exit_code) == ("interrupted", ExitCode.INTERRUPTED)
+    assert says in finding.hint
