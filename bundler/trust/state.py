@@ -13,7 +13,7 @@ from typing import Any
 
 from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
-from bundler.core.instants import format_instant, parse_instant
+from bundler.core.instants import format_instant, is_instant, parse_instant
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.errors import ExitCode, Finding, MalformedError
 from bundler.trust.dsse import check_shape
@@ -216,7 +216,7 @@ def _parse_last(value: Mapping[str, Any], where: str) -> dict[str, Release]:
 
 def _parse_time(value: str | int | None, where: str) -> int | None:
     time = value if isinstance(value, int) else parse_instant(value)
-    if value is not None and time is None:
+    if value is not None and (time is None or not is_instant(time)):
         raise _bad(f"{where}: lastSignedTime", "an RFC 3339 time", value)
     return time
 
