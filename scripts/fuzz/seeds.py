@@ -161,7 +161,7 @@ def states() -> Sequence[bytes]:
         before=SHA,
         unknown={"future": [1]},
     )
-    return [b"{}", used.to_bytes()]
+    return [b"{}", used.to_bytes(), b'{"lastSignedTime":1800000000}']
 
 
 def challenges() -> Sequence[bytes]:

@@ -229,7 +229,9 @@ class _Anyone:
     def payload(self, bundle: bytes, *, where: str) -> bytes:
         return read_envelope(bundle, where=where).payload
 
-    def check_message(self, message: bytes, signature: bytes, *, where: str) -> None:
+    def check_message(
+        self, message: bytes, signature: bytes, annotations: Mapping[str, str], *, where: str
+    ) -> None:
         """Good."""
 
 

@@ -42,6 +42,9 @@ ONCE_BROKEN = {
         "wheel",
         packed({"a": b""}).replace(b"PK\x01\x02\x14\x03\x14", b"PK\x01\x02\x14\x03\x54"),
     ),
+    "a time after the year 9999 was a traceback": ("state", b'{"lastSignedTime":99999999999999}'),
+    "a time before the year 1 was a traceback": ("state", b'{"lastSignedTime":"0001-01-01T00:00:00+23:59"}'),
+    "the year 33 did not round trip": ("state", b'{"lastSignedTime":"0033-01-01T00:00:00Z"}'),
     "an address that is none was a traceback": ("index-page", b'<a href="//[">x</a>'),
     "markup that is none was a traceback": ("index-page", b"<![ase href=x>"),
 }
