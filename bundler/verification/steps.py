@@ -27,6 +27,8 @@ NAMES = {
     9: "records and rules",
     10: "verdict and state",
 }
+REMEMBERING = 10
+"""The step that writes the state."""
 PASSED, FAILED, INCOMPLETE, NOT_RUN, NOT_CHECKED, BEYOND = (
     "passed",
     "failed",
@@ -99,14 +101,24 @@ def run_steps(steps: Sequence[Step], level: str) -> tuple[StepOutcome, ...]:
     """Every step's outcome, in order. Deliberate errors inside a step become its findings."""
     outcomes: list[StepOutcome] = []
     for step in steps:
-        failed = next((past.number for past in outcomes if past.status == FAILED), None)
+        obstacle = _obstacle(step, outcomes)
         if step.number > LEVELS[level]:
             outcomes.append(StepOutcome(step.number, BEYOND, detail=f"not part of level {level}"))
-        elif failed is not None:
-            outcomes.append(StepOutcome(step.number, NOT_RUN, detail=f"step {failed} failed"))
+        elif obstacle:
+            outcomes.append(StepOutcome(step.number, NOT_RUN, detail=obstacle))
         else:
             outcomes.append(_run(step))
     return tuple(outcomes)
+
+
+def _obstacle(step: Step, earlier: Sequence[StepOutcome]) -> str:
+    """Why `step` may not run; empty when it may. Only what is proven in full is ever remembered."""
+    for past in earlier:
+        if past.status == FAILED:
+            return f"step {past.number} failed"
+        if past.status == INCOMPLETE and step.number == REMEMBERING:
+            return f"step {past.number} is incomplete"
+    return ""
 
 
 def _run(step: Step) -> StepOutcome:

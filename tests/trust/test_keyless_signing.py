@@ -203,9 +203,6 @@ def test_the_wrong_person_issuer_instance_or_root_is_refused(site: Site) -> None
     assert site.verify("--trusted-root", str(site.folder / "moved.json"))["verdict"] == "passed"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="verification/steps.py runs step 10 after an incomplete step 5: state is written"
-)
 @pytest.mark.slow
 def test_what_could_not_be_checked_is_not_remembered_as_accepted(site: Site) -> None:
     site.sign("--statement", "release", "--statement", "oms")
