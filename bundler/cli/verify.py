@@ -143,11 +143,15 @@ def _requirement(outcome: RequirementOutcome) -> str:
 
 
 def _tell_read(output: Output, result: VerificationResult) -> None:
+    from bundler.verification.steps import NOT_RUN, all_not_checked
+
     data = result.report.data
     read = f"read {format_bytes(data['bytesRead'])} in {format_seconds(data['seconds'])}"
     if data["bytesTrustedFromEarlierRun"]:
         trusted = format_bytes(data["bytesTrustedFromEarlierRun"])
         read += f"; {trusted} not read again, trusted from the interrupted run"
     output.say(read)
-    for text in data["notChecked"][:SHOWN_NOT_CHECKED]:
+    # Steps that did not run stand in the list above already.
+    ran = (outcome for outcome in result.outcomes if outcome.status != NOT_RUN)
+    for text in all_not_checked(ran)[:SHOWN_NOT_CHECKED]:
         output.say(f"not checked: {printable(text)}")

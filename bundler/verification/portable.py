@@ -160,7 +160,9 @@ def _tell(report: Report, outcomes: Sequence[StepOutcome]) -> None:
         mark = _MARKS.get(outcome.status, "--  ")
         lines.append(f"{mark} {outcome.number:>2} {outcome.name}: {outcome.detail or outcome.status}")
     lines += [line for finding in report.findings for line in _finding_lines(finding)]
-    lines += [f"not checked: {text}" for text in report.data.get("notChecked", ())]
+    # Steps that did not run stand in the list above already.
+    ran = [outcome for outcome in outcomes if outcome.status != steps.NOT_RUN]
+    lines += [f"not checked: {text}" for text in steps.all_not_checked(ran)]
     if "bytesRead" in report.data:
         lines.append(f"read {format_bytes(report.data['bytesRead'])}")
     lines.append(_verdict(report))
