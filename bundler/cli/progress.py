@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.units import format_bytes, format_seconds
@@ -20,7 +21,18 @@ def make_progress(*, wanted: bool = True) -> Progress:
     """The progress that fits stderr."""
     if not wanted:
         return SilentProgress()
-    return BarProgress() if sys.stderr.isatty() else LineProgress()
+    return BarProgress() if can_draw(sys.stderr) else LineProgress()
+
+
+def can_draw(stream: TextIO) -> bool:
+    """Whether a bar can be drawn: a terminal that knows its size and can go back to the line's start.
+
+    Serial consoles often say they have 0 columns; a bar drawn there is not seen at all.
+    """
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    columns, lines = os.get_terminal_size(stream.fileno())
+    return columns > 0 and lines > 0
 
 
 class BarProgress:
