@@ -15,9 +15,10 @@ from bundler.trust.keys import verify_signature
 from bundler.trust.policy import TrustPolicy, evaluate
 from bundler.trust.rotation import check_rotation
 from bundler.trust.state import State
+from tests.vectors.conformance import conformance_vectors
 from tests.vectors.trust import Rotation, Vector, rotations, sha256, vectors
 
-VECTORS = list(vectors())
+VECTORS = [*vectors(), *conformance_vectors()]
 ROTATIONS = rotations()
 
 

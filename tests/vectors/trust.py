@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -277,7 +277,9 @@ class Vector:
 
 
 Change = Callable[[Case], object]
-_BEFORE: list[tuple[str, str, ExitCode, bool, Change]] = []
+Row = tuple[str, str, ExitCode, bool, Change]
+"""Name, reference, exit code, whether the change comes after signing, the change."""
+_BEFORE: list[Row] = []
 
 
 def _row(
@@ -298,8 +300,13 @@ def _after(name: str, reference: str = "", exit_code: ExitCode = AUTHENTICITY) -
 
 
 def vectors() -> Iterator[Vector]:
-    """Every vector, built anew."""
-    for name, reference, exit_code, sign_first, change in _BEFORE:
+    """Every vector of this module, built anew."""
+    return built(_BEFORE)
+
+
+def built(rows: Iterable[Row]) -> Iterator[Vector]:
+    """The vectors that rows describe."""
+    for name, reference, exit_code, sign_first, change in rows:
         case = Case()
         if sign_first:
             case.sign_all()
@@ -1094,6 +1101,10 @@ def _swap_carol_for_lena(policy: dict[str, Any]) -> None:
     policy["roles"]["root"]["keys"] = [fingerprint("root-1"), fingerprint("legal")]
 
 
+def _revoke_alice(policy: dict[str, Any]) -> None:
+    policy["revoked"]["keys"][fingerprint("root-1")] = {"reason": "lost"}
+
+
 def rotations() -> list[Rotation]:
     """Every way to replace a policy, good and hostile."""
     return [
@@ -1109,6 +1120,21 @@ def rotations() -> list[Rotation]:
             change=lambda p: p["revoked"]["files"].update({"c" * 64: {"reason": "x"}}),
         ),
         _rotation("rotate-good-floor-raised", change=lambda p: p["minSerial"].update({CHANNEL: 11})),
+        _rotation(
+            "rotate-good-that-revokes-a-lost-root-key", change=_revoke_alice, signers=("root-2", "root-3")
+        ),
+        _rotation(
+            "rotate-good-approval-among-several-subjects",
+            approve=lambda policy: statement(
+                {"other": "0" * 64, "4.policy.json": sha256(policy)}, APPROVAL_TYPE, {"version": 4}
+            ),
+        ),
+        _rotation(
+            "rotate-approved-by-a-key-that-the-new-policy-revokes",
+            "threshold",
+            change=_revoke_alice,
+            signers=("root-1", "root-2"),
+        ),
         _rotation("rotate-missing-old-threshold", "threshold", signers=("root-1",)),
         _rotation("rotate-nobody-approves", "threshold", signers=()),
         _rotation(
@@ -1153,6 +1179,15 @@ def rotations() -> list[Rotation]:
             "rotate-approval-version-is-true",
             "threshold",
             approve=lambda policy: approval(policy, True),
+        ),
+        _rotation(
+            "rotate-approval-version-is-text", "threshold", approve=lambda policy: approval(policy, "4")
+        ),
+        _rotation(
+            "rotate-approval-with-a-float",
+            "bad-json",
+            MALFORMED,
+            approve=lambda policy: approval(policy, 4.0),
         ),
         _rotation(
             "rotate-approval-of-another-type",
