@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -88,6 +89,9 @@ def sealift() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with the exit code of format.md section 8."""
     open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the locale lacks is shown escaped, as on stderr, instead of ending in a traceback.
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(given))
 

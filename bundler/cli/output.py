@@ -55,7 +55,8 @@ class Output:
     def emit(self, report: Report) -> int:
         """Print the report (findings for people, everything as JSON) and give back its exit code."""
         if self.as_json:
-            click.echo(json.dumps(report.to_json(), indent=1, sort_keys=True, ensure_ascii=False))
+            # ASCII alone: readable in every locale, and for names that are not even UTF-8.
+            click.echo(json.dumps(report.to_json(), indent=1, sort_keys=True))
         else:
             print_findings(report.findings)
         return int(report.exit_code)

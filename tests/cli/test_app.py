@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,17 @@ def test_after_a_stop_the_command_that_continues_is_named(verb: str, says: str) 
     (finding,) = app.deliberate(KeyboardInterrupt(), verb).findings
     assert (finding.reference, finding.exit_code) == ("interrupted", ExitCode.INTERRUPTED)
     assert says in finding.hint
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_names_that_the_locale_cannot_spell_are_escaped(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "b\u00fcndel-\u65e5-\udcff"
+    folder.mkdir()
+    command = [sys.executable, "-m", "bundler", "inspect", str(folder)]
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run([*command, "--json"], capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (2, b"")
+    assert json.loads(done.stdout)["findings"][0]["where"] == str(folder)
+    for_people = subprocess.run(command, capture_output=True, check=False, env=environment)
+    assert for_people.returncode == 2
+    assert b"Traceback" not in for_people.stderr
