@@ -192,10 +192,11 @@ class _Verification:
         assert self.examination.manifest is not None
         pinned = Path(f"/proc/self/fd/{self.descriptor}")
         checked = check_contents(pinned if pinned.exists() else self.root, self.examination.manifest)
+        places = [item.where for item in checked.findings if item.severity == "error"]
         suspects = {
             str(entry.path)
             for entry in self.examination.manifest.files
-            if any(item.severity == "error" and item.where.startswith(entry.path) for item in checked.findings)
+            if any(place.startswith(entry.path) for place in places)
         }
         return replace(checked, findings=(*self.examination.damage(suspects), *checked.findings))
 
