@@ -17,7 +17,7 @@ from bundler.core.chunks import FileChunks, split_chunk_list
 from bundler.core.manifest import ATTESTATIONS, Manifest
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
-from bundler.errors import SealiftError
+from bundler.errors import MalformedError, SealiftError, UsageError
 
 LOCK_RECORD = "payload/records/lock.json"
 LOCK_LIMIT = 256 << 20
@@ -66,7 +66,7 @@ def to_json(manifest: Manifest, digest: str, statements: dict[str, Any], files: 
 def show_head(manifest: Manifest, digest: str, output: Output) -> None:
     """Name, serial, digest, size, builder."""
     members = manifest.members
-    tool = members.get("tool") or {}
+    tool = as_object(members.get("tool"))
     rows = [
         ("name", members.get("name", "-")),
         ("channel", f"{manifest.channel}, serial {manifest.serial}"),
@@ -84,39 +84,52 @@ def show_head(manifest: Manifest, digest: str, output: Output) -> None:
 def show_artifacts(manifest: Manifest, output: Output) -> None:
     """Each artifact with what it resolved to, licence and signature; wheels are counted by target."""
     wheels: dict[str, list[str]] = {}
-    for artifact in manifest.members.get("artifacts", []):
+    for artifact in objects(manifest.members.get("artifacts")):
         if artifact.get("kind") in ("wheels", "tool"):
-            for target in artifact.get("targets", []):
-                wheels.setdefault(target, []).append(_signature_state(artifact))
+            for target in as_list(artifact.get("targets")):
+                wheels.setdefault(str(target), []).append(_signature_state(artifact))
             continue
-        source = artifact.get("source") or {}
+        source = as_object(artifact.get("source"))
         asked = source.get("asked", artifact.get("id"))
         facts = [_license_text(artifact), f"upstream signature {_signature_state(artifact)}"]
         if "upstreamSignature" not in source:
             facts.pop()
-        output.data(
-            f"{artifact.get('kind', '?'):<12} "
-            + printable(f"{asked} = {source.get('resolved', '?')} ({'; '.join(facts)})")
-        )
+        text = f"{asked} = {source.get('resolved', '?')} ({'; '.join(facts)})"
+        output.data(printable(f"{artifact.get('kind', '?')!s:<12} {text}"))
     for target, states in sorted(wheels.items()):
         offered = [f"{states.count(state)} {state}" for state in sorted({*states} - {"none-offered"})]
         attested = f", attestations: {', '.join(offered)}" if offered else ""
         output.data(f"{'wheels':<12} {printable(f'{target}: {len(states)}{attested}')}")
-    for entry in manifest.members.get("launch", []):
-        engine = entry.get("engine") or {}
+    for entry in objects(manifest.members.get("launch")):
+        engine = as_object(entry.get("engine"))
         runs_on = f"{engine.get('name')} {engine.get('version')}"
         text = f"{entry.get('profile')}: {entry.get('servedName')} on {runs_on}"
         output.data(f"{'profile':<12} {printable(text)}")
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list. Nothing is vouched for here: what has another form is not shown."""
+    return [item for item in as_list(value) if isinstance(item, dict)]
+
+
+def as_list(value: Any) -> list[Any]:
+    """`value` when it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """`value` when it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
 def _signature_state(artifact: dict[str, Any]) -> str:
     """What the builder found about the artifact's upstream signature; without a word, that there is none."""
-    standing = (artifact.get("source") or {}).get("upstreamSignature") or {}
+    standing = as_object(as_object(artifact.get("source")).get("upstreamSignature"))
     return str(standing.get("state", "none-offered"))
 
 
 def _license_text(artifact: dict[str, Any]) -> str:
-    facts = artifact.get("license") or {}
+    facts = as_object(artifact.get("license"))
     return str(facts.get("concluded") or facts.get("declared") or "licence not declared")
 
 
@@ -160,16 +173,32 @@ def show_chain(
     from bundler.records.chain import chain, find_entry
 
     entry = find_entry(manifest, name)
+    if not bundle.is_dir():
+        raise UsageError(
+            "not-a-bundle",
+            "a chain needs the whole bundle: its lock and its attestations",
+            where=str(bundle),
+            expected="a folder with manifest.json",
+            found="a manifest alone",
+        )
     lock_bytes = read_small(bundle / LOCK_RECORD, LOCK_LIMIT)
-    links = chain(
-        manifest,
-        digest,
-        entry,
-        lock=strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=LOCK_RECORD),
-        lock_sha256=hashlib.sha256(lock_bytes).hexdigest(),
-        chunks=_chunks(bundle, manifest, entry.path),
-        subjects={file: item.get("subjects", []) for file, item in statements.items()},
-    )
+    lock = as_object(strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=LOCK_RECORD))
+    chunks = _chunks(bundle, manifest, entry.path)
+    try:
+        links = chain(
+            manifest,
+            digest,
+            entry,
+            lock=lock,
+            lock_sha256=hashlib.sha256(lock_bytes).hexdigest(),
+            chunks=chunks,
+            subjects={file: item.get("subjects", []) for file, item in statements.items()},
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        # The record is whatever the bundle brought: only `sealift verify` says whose it is.
+        raise MalformedError(
+            "bad-lock", "the lock in the bundle does not have its form", where=LOCK_RECORD, found=repr(error)
+        ) from error
     output.data(printable(entry.path))
     for link in links:
         mark = {True: "agrees", False: "DIFFERS", None: ""}[link.agrees]
