@@ -460,21 +460,17 @@ class Registry:
     def push_all(self, layout: Path, progress: Progress) -> tuple[LoadedImage, ...]:
         """Push every entry of the layout, all platforms and signatures, each with its digest kept."""
         roots = [root for root in layout_roots(layout) if REF_NAME in root.annotations]
-        progress.start(f"pushing images to {self.host}", len(roots))
-        try:
-            return tuple(self._push(layout, root, progress) for root in _images_first(roots))
-        finally:
-            progress.finish()
+        return tuple(self._push(layout, root, progress) for root in _images_first(roots))
 
     def _push(self, layout: Path, root: Descriptor, progress: Progress) -> LoadedImage:
         name = self.name_of(root)
-        progress.item(name)
+        # skopeo does not tell how far it is: no bar, which would count images as bytes.
+        progress.note(f"pushing {name}")
         verify = f"--dest-tls-verify={'false' if self.plain_http else 'true'}"
         copy = [self.program, "copy", "--quiet", "--all", "--preserve-digests", verify]
         with layout_view(layout, root) as view:
             _run([*copy, f"oci:{view}", f"docker://{name}"], login=self.host)
         _same(name, root.digest, self._remote_digest(name), "manifest digest")
-        progress.advance(1)
         return LoadedImage(name=name, platform=root.platform, digest=root.digest, target=self.host)
 
     def name_of(self, root: Descriptor) -> str:
@@ -584,12 +580,14 @@ def _feed(process: subprocess.Popen[bytes], write: Callable[[BinaryIO], None]) -
 
 def _failed(command: Sequence[str], code: int, said: bytes, login: str) -> SealiftError:
     text = " ".join(said.decode("utf-8", "replace").split())
-    hint = f"`skopeo login {login}` if it wants a login; " if login else ""
+    what = (
+        f"is {login} up (`skopeo login {login}` if it wants a login)" if login else "is its service running"
+    )
     return MachineError(
         "image-tool-failed",
         f"{command[0]} could not take an image",
         where=" ".join(command)[:300],
         expected="exit code 0",
         found=f"exit code {code}: {text[-400:]}",
-        hint=f"{hint}run the command yourself to see more",
+        hint=f"{what}, and may this user use it? then run the same `sealift install` again",
     )

@@ -503,6 +503,9 @@ def test_a_registry_that_is_not_there_is_told_with_the_login_command(whole: Path
     assert "connection refused" in finding.found
     assert finding.where.startswith("skopeo copy")
     assert "skopeo login 127.0.0.1:1" in finding.hint
+    assert "run the same `sealift install` again" in finding.hint, (
+        "the skopeo line names a folder that is gone"
+    )
 
 
 # --- docker: no engine runs where these tests run; a program that reads the tar by its rules stands in ---
