@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from packaging.utils import canonicalize_name
 
@@ -55,6 +54,7 @@ from bundler.trust.upstream.provenance import check_provenance, claimed_publishe
 from bundler.trust.upstream.signers import (
     KeySigner,
     Signer,
+    SigstoreRoot,
     github_signer,
     gitlab_signer,
     identity_signer,
@@ -96,7 +96,7 @@ class _Assessing:
     read: Read
     sha256_of: Sha256Of
     findings: list[Finding] = field(default_factory=list)
-    _verifiers: dict[str, Any] = field(default_factory=dict)
+    _roots: dict[str, SigstoreRoot] = field(default_factory=dict)
 
     def run(self) -> Assessment:
         """Artifact after artifact; wheels that several engines share have their best standing."""
@@ -113,27 +113,25 @@ class _Assessing:
         if rule.key is not None:
             return KeySigner.parse(self.read(path), where=rule.key.source)
         assert rule.identity is not None
-        return identity_signer(self._verifier(rule), issuer=rule.identity.issuer, san=rule.identity.san)
+        return identity_signer(self._root(rule), issuer=rule.identity.issuer, san=rule.identity.san)
 
     def _publisher(self, rule: LockedAttestationRule, publisher: PublisherSpec) -> Signer:
-        verifier = self._verifier(rule)
+        root = self._root(rule)
         if publisher.identity is not None:
-            return identity_signer(verifier, issuer=publisher.identity.issuer, san=publisher.identity.san)
+            return identity_signer(root, issuer=publisher.identity.issuer, san=publisher.identity.san)
         workflow = publisher.workflow or ""
         if publisher.github is not None:
-            return github_signer(verifier, repository=publisher.github, workflow=workflow)
+            return github_signer(root, repository=publisher.github, workflow=workflow)
         assert publisher.gitlab is not None
-        return gitlab_signer(verifier, repository=publisher.gitlab, workflow=workflow)
+        return gitlab_signer(root, repository=publisher.gitlab, workflow=workflow)
 
-    def _verifier(self, rule: LockedSignatureRule | LockedAttestationRule) -> Any:
-        """The library's verifier over the rule's trusted root, opened once."""
-        from bundler.trust.keyless import open_verifier
-
+    def _root(self, rule: LockedSignatureRule | LockedAttestationRule) -> SigstoreRoot:
+        """The rule's trusted root, opened once."""
         path = trust_path(rule)
-        if path not in self._verifiers:
+        if path not in self._roots:
             assert rule.trusted_root is not None
-            self._verifiers[path] = open_verifier(self.read(path), rule.trusted_root.source)
-        return self._verifiers[path]
+            self._roots[path] = SigstoreRoot.open(self.read(path), where=rule.trusted_root.source)
+        return self._roots[path]
 
     # --- one artifact ---
 

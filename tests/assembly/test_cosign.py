@@ -86,19 +86,32 @@ def test_what_cosign_signs_with_a_key_is_verified(upstream: Upstream, form: tupl
     assert caught.value.reference == "upstream-signature"
 
 
+def keyless_form(sigstore: LoopbackSigstore, *, old: bool) -> tuple[str, ...]:
+    """Where cosign finds the services, for the form it writes now and for the one before version 3."""
+    if not old:
+        return ("--signing-config", "services.json")
+    services = ("--fulcio-url", sigstore.url, "--rekor-url", sigstore.url)
+    return ("--new-bundle-format=false", "--use-signing-config=false", *services)
+
+
 @pytest.mark.parametrize(
-    ("rekor", "timestamps"), [(1, False), (1, True), (2, True)], ids=["log", "log and time", "log version 2"]
+    ("rekor", "timestamps", "old"),
+    [(1, False, False), (1, True, False), (2, True, False), (1, False, True)],
+    ids=["log", "log and time", "log version 2", "signature tag with the log's promise"],
 )
-def test_what_cosign_signs_keyless_is_verified(upstream: Upstream, rekor: int, timestamps: bool) -> None:
+def test_what_cosign_signs_keyless_is_verified(
+    upstream: Upstream, rekor: int, timestamps: bool, old: bool
+) -> None:
     with LoopbackSigstore(rekor=rekor, timestamps=timestamps) as sigstore:
         upstream.write("root.json", sigstore.trusted_root())
         upstream.write("services.json", json.dumps(sigstore.signing_config()))
         token = ("--identity-token", upstream.write("token", sigstore.token(PERSON)))
-        services = ("--signing-config", "services.json", "--trusted-root", "root.json")
+        services = (*keyless_form(sigstore, old=old), "--trusted-root", "root.json")
         run(upstream, "sign", "-y", *token, *services, *PLAIN_HTTP, image(upstream))
     identity = {"issuer": sigstore.url, "san": PERSON}
     standing = state(upstream, {"identity": identity, "trustedRoot": "root.json"})
     assert (standing["state"], standing["signer"]) == ("verified", identity)
+    assert ("simple signing" in str(standing["checked"])) is old
     somebody = {"identity": {**identity, "san": "x@vendor.example"}, "trustedRoot": "root.json"}
     with pytest.raises(AuthenticityError) as caught:
         upstream.lock(upstream.spec(image=somebody))

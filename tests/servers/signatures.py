@@ -8,6 +8,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from bundler.content.oci import OCI_CONFIG, OCI_EMPTY, OCI_MANIFEST
 from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
 from bundler.trust.keys import PrivateKey
@@ -111,6 +114,41 @@ def simple_payload(digest: str, kind: str = "cosign container image signature") 
     return json.dumps({"critical": critical, "optional": None}).encode()
 
 
+def promised(
+    sigstore: Sigstore, payload: bytes, *, issuer: str, san: str, seconds: int = 0, **changes: Any
+) -> tuple[bytes, dict[str, str]]:
+    """A keyless signature and what cosign kept beside it before version 3: certificate and log promise.
+
+    The log says it came `seconds` after the certificate; `changes` replace parts: `body` of the entry,
+    `logged` (the certificate in it), `log_key`.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = sigstore.certificate(key.public_key(), issuer, san, {})
+    signature = key.sign(payload, ec.ECDSA(hashes.SHA256()))
+    pem = certificate.public_bytes(serialization.Encoding.PEM)
+    data = {"hash": {"algorithm": "sha256", "value": hashlib.sha256(payload).hexdigest()}}
+    public = {"content": base64.b64encode(changes.get("logged", pem)).decode()}
+    spec = {
+        "data": data,
+        "signature": {"content": base64.b64encode(signature).decode(), "publicKey": public},
+    }
+    body = {"apiVersion": "0.0.1", "kind": "hashedrekord", "spec": spec, **changes.get("body", {})}
+    log_key: ec.EllipticCurvePrivateKey = changes.get("log_key", sigstore.log_key)
+    spki = log_key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    entry = {
+        "body": base64.b64encode(json.dumps(body).encode()).decode(),
+        "integratedTime": int(sigstore.now.timestamp()) + seconds,
+        "logID": hashlib.sha256(spki).hexdigest(),
+        "logIndex": 7,
+    }
+    canonical = json.dumps(entry, sort_keys=True, separators=(",", ":")).encode()
+    promise = base64.b64encode(log_key.sign(canonical, ec.ECDSA(hashes.SHA256()))).decode()
+    bundle = json.dumps({"SignedEntryTimestamp": promise, "Payload": entry})
+    return signature, {"dev.sigstore.cosign/bundle": bundle, "dev.sigstore.cosign/certificate": pem.decode()}
+
+
 def add_signature_tag(
     registry: FaultyRegistry,
     name: str,
@@ -123,7 +161,7 @@ def add_signature_tag(
     for payload, signature in layers:
         said = {"dev.cosignproject.cosign/signature": base64.b64encode(signature).decode()}
         blob = registry.add_blob(payload, SIMPLE_SIGNING)
-        described.append({**blob, "annotations": said if annotations is None else dict(annotations)})
+        described.append({**blob, "annotations": {**said, **(annotations or {})}})
     diff_ids = [layer["digest"] for layer in described]
     config = {"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": diff_ids}, "config": {}}
     value = {

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, padding, rsa
+from cryptography.x509 import load_pem_x509_certificate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.errors import AuthenticityError, MalformedError, SealiftError
 from bundler.trust.dsse import pre_authentication_encoding
-from bundler.trust.keyless import open_verifier
 from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.upstream.envelope import LIMIT, read_envelope, read_statement
 from bundler.trust.upstream.image_signatures import check_image_bundle, check_simple_signing
@@ -26,6 +26,7 @@ from bundler.trust.upstream.provenance import check_provenance, claimed_publishe
 from bundler.trust.upstream.signers import (
     KeySigner,
     Signer,
+    SigstoreRoot,
     github_signer,
     gitlab_signer,
     identity_signer,
@@ -36,6 +37,7 @@ from tests.servers.signatures import (
     attestation,
     image_statement,
     model_statement,
+    promised,
     provenance,
     publish_statement,
     simple_payload,
@@ -60,13 +62,13 @@ def sigstore() -> Sigstore:
 
 
 @pytest.fixture(scope="module")
-def verifier(sigstore: Sigstore) -> Any:
-    return open_verifier(sigstore.trusted_root(), "trusted_root.json")
+def root(sigstore: Sigstore) -> SigstoreRoot:
+    return SigstoreRoot.open(sigstore.trusted_root(), where="trusted_root.json")
 
 
 @pytest.fixture(scope="module")
-def publisher(verifier: Any) -> Signer:
-    return github_signer(verifier, repository="org/app", workflow="release.yml")
+def publisher(root: SigstoreRoot) -> Signer:
+    return github_signer(root, repository="org/app", workflow="release.yml")
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +114,16 @@ def test_a_builders_provenance_counts_too(sigstore: Sigstore, publisher: Signer)
     assert attested(data, publisher) == ("https://slsa.dev/provenance/v1",)
 
 
-def test_a_gitlab_pipeline_and_a_plain_identity_can_be_publishers(sigstore: Sigstore, verifier: Any) -> None:
+def test_a_gitlab_pipeline_and_a_plain_identity_can_be_publishers(
+    sigstore: Sigstore, root: SigstoreRoot
+) -> None:
     gitlab = with_workflow(
         sigstore, "group/app", "ci/release.yml", host="https://gitlab.com", issuer="https://gitlab.com"
     )
-    signer = gitlab_signer(verifier, repository="group/app", workflow="ci/release.yml")
+    signer = gitlab_signer(root, repository="group/app", workflow="ci/release.yml")
     assert attested(published(gitlab), signer)
     person = with_identity(sigstore, "https://accounts.google.com", "bot@project.example")
-    robot = identity_signer(verifier, issuer="https://accounts.google.com", san="bot@project.example")
+    robot = identity_signer(root, issuer="https://accounts.google.com", san="bot@project.example")
     assert attested(published(person), robot)
 
 
@@ -341,19 +345,178 @@ def test_a_payload_without_a_readable_signature_does_not_count(
         check_simple_signing(simple_payload(IMAGE), annotations, digest=IMAGE, signer=holder, where="sig")
 
 
-def test_a_bare_signature_proves_no_identity(key: PrivateKey, verifier: Any) -> None:
-    signer = identity_signer(verifier, issuer="https://idp.example", san="a@b.example")
+def test_a_bare_signature_proves_no_identity(key: PrivateKey, root: SigstoreRoot) -> None:
+    signer = identity_signer(root, issuer="https://idp.example", san="a@b.example")
     payload = simple_payload(IMAGE)
     found = refusal(
         lambda: check_simple_signing(
             payload, signed_simple(key, payload), digest=IMAGE, signer=signer, where="sig"
         )
     )
-    assert "no proof that it is in a log" in found
+    assert found == "a bare signature, without a certificate"
+
+
+# --- images: keyless, with the log's promise beside the signature ---
+
+ISSUER, SAN = "https://idp.example", "release@vendor.example"
+
+
+@pytest.fixture(scope="module")
+def vendor(root: SigstoreRoot) -> Signer:
+    return identity_signer(root, issuer=ISSUER, san=SAN)
+
+
+@pytest.fixture(scope="module")
+def good_promise(sigstore: Sigstore) -> tuple[bytes, dict[str, str]]:
+    return by_vendor(sigstore, simple_payload(IMAGE))
+
+
+def by_vendor(
+    sigstore: Sigstore, payload: bytes, *, san: str = SAN, **changes: Any
+) -> tuple[bytes, dict[str, str]]:
+    return promised(sigstore, payload, issuer=ISSUER, san=san, **changes)
+
+
+def simply_signed(made: tuple[bytes, dict[str, str]], signer: Signer, payload: bytes = b"") -> str:
+    signature, annotations = made
+    kept = {**annotations, SIMPLE: base64.b64encode(signature).decode()}
+    return check_simple_signing(
+        payload or simple_payload(IMAGE), kept, digest=IMAGE, signer=signer, where="sig"
+    )
+
+
+def test_a_certificate_with_the_logs_promise_counts(sigstore: Sigstore, vendor: Signer) -> None:
+    assert simply_signed(by_vendor(sigstore, simple_payload(IMAGE)), vendor)
+
+
+def test_the_promise_of_somebody_else_names_him(sigstore: Sigstore, vendor: Signer) -> None:
+    made = by_vendor(sigstore, simple_payload(IMAGE), san="x@evil.example")
+    assert refusal(lambda: simply_signed(made, vendor)) == (
+        "signed by x@evil.example (issuer https://idp.example)"
+    )
+
+
+OTHER = {"data": {"hash": {"algorithm": "sha256", "value": "0" * 64}}}
+PROMISES: dict[str, tuple[Callable[[Sigstore], tuple[bytes, dict[str, str]]], str]] = {
+    "of another Sigstore": (
+        lambda _: by_vendor(Sigstore(), simple_payload(IMAGE)),
+        "one of log",
+    ),
+    "by a log that is no log of it": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), log_key=ec.generate_private_key(ec.SECP256R1())),
+        "one of log",
+    ),
+    "from before the certificate": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), seconds=-60),
+        "one by another authority",
+    ),
+    "from after the certificate ran out": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), seconds=601),
+        "one by another authority",
+    ),
+    "from before there was this Sigstore": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), seconds=-86400),
+        "one of log",
+    ),
+    "for the end of time": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), seconds=1 << 50),
+        "one by another authority",
+    ),
+    "about another payload": (lambda it: by_vendor(it, b"other"), "another one"),
+    "about another kind of entry": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), body={"kind": "rekord"}),
+        "another one (rekord)",
+    ),
+    "about nothing": (
+        lambda it: by_vendor(it, simple_payload(IMAGE), body={"spec": OTHER}),
+        "hashedrekord",
+    ),
+    "about another certificate": (
+        lambda it: by_vendor(
+            it,
+            simple_payload(IMAGE),
+            logged=by_vendor(it, b"x")[1]["dev.sigstore.cosign/certificate"].encode(),
+        ),
+        "another one (hashedrekord)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "says"), PROMISES.values(), ids=PROMISES)
+def test_a_promise_does_not_count(
+    sigstore: Sigstore,
+    vendor: Signer,
+    make: Callable[[Sigstore], tuple[bytes, dict[str, str]]],
+    says: str,
+) -> None:
+    made = make(sigstore)
+    assert says in refusal(lambda: simply_signed(made, vendor))
+
+
+def test_a_promise_about_another_signature_does_not_count(sigstore: Sigstore, vendor: Signer) -> None:
+    """CVE-2022-36056: signature, certificate and promise are good, each for itself."""
+    payload = simple_payload(IMAGE)
+    (_, mine), (signature, other) = (by_vendor(sigstore, payload) for _ in range(2))
+    mixed = {**other, "dev.sigstore.cosign/bundle": mine["dev.sigstore.cosign/bundle"]}
+    assert "a log entry of another one" in refusal(lambda: simply_signed((signature, mixed), vendor))
+
+
+def test_a_certificate_from_the_right_authority_that_no_log_saw_does_not_count(
+    sigstore: Sigstore, vendor: Signer
+) -> None:
+    """An authority that issues in secret: the certificate has the timestamp of a log nobody trusts."""
+    own, sigstore.ct_key = sigstore.ct_key, ec.generate_private_key(ec.SECP256R1())
+    try:
+        made = by_vendor(sigstore, simple_payload(IMAGE))
+    finally:
+        sigstore.ct_key = own
+    assert refusal(lambda: simply_signed(made, vendor)) == "one of another log"
+
+
+@pytest.mark.parametrize("name", ["dev.sigstore.cosign/certificate", "dev.sigstore.cosign/bundle"])
+@pytest.mark.parametrize("text", [None, "", "x", "{}", '{"Payload": {}}', "-----BEGIN CERTIFICATE-----"])
+def test_a_part_beside_a_signature_that_is_none_is_refused(
+    sigstore: Sigstore, vendor: Signer, name: str, text: str | None
+) -> None:
+    signature, annotations = by_vendor(sigstore, simple_payload(IMAGE))
+    kept = {key: value for key, value in annotations.items() if key != name}
+    made = (signature, kept if text is None else {**kept, name: text})
+    assert refusal(lambda: simply_signed(made, vendor))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(["dev.sigstore.cosign/bundle", "dev.sigstore.cosign/certificate"]),
+    place=st.integers(0, 1 << 20),
+    letter=st.characters(min_codepoint=32, max_codepoint=126),
+)
+def test_a_damaged_promise_is_refused_in_our_words(
+    name: str, place: int, letter: str, good_promise: tuple[bytes, dict[str, str]], vendor: Signer
+) -> None:
+    """One changed letter anywhere in certificate, promise or entry."""
+    signature, annotations = good_promise
+    text = annotations[name]
+    at = place % len(text)
+    changed = text[:at] + letter + text[at + 1 :]
+    try:
+        simply_signed((signature, {**annotations, name: changed}), vendor)
+    except SealiftError:
+        return
+    assert same_promise(changed, text), "a change that means something was accepted"
+
+
+def same_promise(one: str, other: str) -> bool:
+    """Whether two annotations say the same: text around the PEM block and the case of digits are nothing."""
+    if not one.startswith("{"):
+        return load_pem_x509_certificate(one.encode()) == load_pem_x509_certificate(other.encode())
+    first, second = json.loads(one), json.loads(other)
+    for value in (first, second):
+        value["Payload"]["logID"] = value["Payload"]["logID"].lower()
+    return bool(first == second)
 
 
 def test_a_bundle_counts_for_the_image_it_is_about(
-    key: PrivateKey, holder: KeySigner, sigstore: Sigstore, verifier: Any
+    key: PrivateKey, holder: KeySigner, sigstore: Sigstore, root: SigstoreRoot
 ) -> None:
     def checked(bundle: bytes, signer: Signer) -> str:
         return check_image_bundle(bundle, digest=IMAGE, signer=signer, where="bundle")
@@ -361,12 +524,10 @@ def test_a_bundle_counts_for_the_image_it_is_about(
     keyed = with_key(key)(image_statement(IMAGE))
     assert checked(keyed, holder) == "statement https://sigstore.dev/cosign/sign/v1"
     keyless = with_identity(sigstore, "https://idp.example", "release@vendor.example")(image_statement(IMAGE))
-    vendor = identity_signer(verifier, issuer="https://idp.example", san="release@vendor.example")
+    vendor = identity_signer(root, issuer="https://idp.example", san="release@vendor.example")
     assert checked(keyless, vendor)
     assert "idp.example" in refusal(
-        lambda: checked(
-            keyless, identity_signer(verifier, issuer="https://idp.example", san="x@vendor.example")
-        )
+        lambda: checked(keyless, identity_signer(root, issuer="https://idp.example", san="x@vendor.example"))
     )
     assert "not signed with the key" in refusal(lambda: checked(keyless, holder))
     assert "expected certificate" in refusal(lambda: checked(keyed, vendor))
@@ -465,9 +626,9 @@ def test_a_model_statement_of_another_form_does_not_count(
     assert says in refusal(lambda: signed_model(key, payload, holder))
 
 
-def test_a_keyless_model_signature_counts(sigstore: Sigstore, verifier: Any) -> None:
+def test_a_keyless_model_signature_counts(sigstore: Sigstore, root: SigstoreRoot) -> None:
     sign = with_identity(sigstore, "https://idp.example", "models@vendor.example")
-    vendor = identity_signer(verifier, issuer="https://idp.example", san="models@vendor.example")
+    vendor = identity_signer(root, issuer="https://idp.example", san="models@vendor.example")
     model = check_model_signature(sign(model_statement(FILES)), signer=vendor, where="model.sig")
     assert faults(model) == []
 
@@ -497,25 +658,25 @@ def test_larger_curves_are_read_as_their_tools_write_them(
 ) -> None:
     key = ec.generate_private_key(curve)
     signer = KeySigner.parse(pem(key), where="k")
-    signer.check_message(b"m", key.sign(b"m", ec.ECDSA(digest)), where="s")
-    assert refusal(lambda: signer.check_message(b"n", key.sign(b"m", ec.ECDSA(digest)), where="s"))
+    signer.check_message(b"m", key.sign(b"m", ec.ECDSA(digest)), {}, where="s")
+    assert refusal(lambda: signer.check_message(b"n", key.sign(b"m", ec.ECDSA(digest)), {}, where="s"))
 
 
 def test_an_rsa_key_signs_as_cosign_makes_it() -> None:
     key = rsa.generate_private_key(65537, 2048)
     signer = KeySigner.parse(pem(key), where="k")
-    signer.check_message(b"m", key.sign(b"m", padding.PKCS1v15(), hashes.SHA256()), where="s")
+    signer.check_message(b"m", key.sign(b"m", padding.PKCS1v15(), hashes.SHA256()), {}, where="s")
     assert refusal(
-        lambda: signer.check_message(b"m", key.sign(b"m", padding.PKCS1v15(), hashes.SHA1()), where="s")
+        lambda: signer.check_message(b"m", key.sign(b"m", padding.PKCS1v15(), hashes.SHA1()), {}, where="s")
     )
 
 
 def test_an_ed25519_key_signs() -> None:
     key = generate("ed25519")
     signer = KeySigner.parse(key.public.pem.encode(), where="k")
-    signer.check_message(b"m", key.sign(b"m"), where="s")
+    signer.check_message(b"m", key.sign(b"m"), {}, where="s")
     assert signer.description == {"key": f"sha256:{key.public.fingerprint}"}
-    assert refusal(lambda: signer.check_message(b"m", b"short", where="s"))
+    assert refusal(lambda: signer.check_message(b"m", b"short", {}, where="s"))
 
 
 @pytest.mark.parametrize("data", [b"", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])

@@ -39,7 +39,7 @@ def check_simple_signing(
     if text is None:
         refuse(where, f"the annotation {SIGNATURE_ANNOTATION}", sorted(annotations))
     signature = decode_base64(text, where=where, limit=MAX_SIGNATURE_BYTES)
-    signer.check_message(payload, signature, where=where)
+    signer.check_message(payload, signature, annotations, where=where)
     value = read_object(payload, limit=PAYLOAD_LIMIT, where=where)
     critical = _object(value.get("critical"), where)
     if critical.get("type") != SIGNATURE_KIND:

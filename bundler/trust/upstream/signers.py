@@ -19,7 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from bundler.errors import AuthenticityError, MalformedError
 from bundler.trust import spki
+from bundler.trust.keyless import open_verifier
 from bundler.trust.upstream.envelope import read_envelope
+from bundler.trust.upstream.log_promise import CERTIFICATE_FAULTS, check_promise
 
 if TYPE_CHECKING:
     from sigstore.verify import Verifier
@@ -47,8 +49,14 @@ class Signer(Protocol):
         (`not-this-signer`).
         """
 
-    def check_message(self, message: bytes, signature: bytes, *, where: str) -> None:
-        """Refuse a bare signature over `message` that this signer did not make (`not-this-signer`)."""
+    def check_message(
+        self, message: bytes, signature: bytes, annotations: Mapping[str, str], *, where: str
+    ) -> None:
+        """Refuse a bare signature over `message` that this signer did not make.
+
+        `annotations` are what cosign's older form keeps beside it. Raises MalformedError and
+        AuthenticityError (`not-this-signer`).
+        """
 
 
 def _refuse(where: str, found: str) -> NoReturn:
@@ -94,10 +102,12 @@ class KeySigner:
     def payload(self, bundle: bytes, *, where: str) -> bytes:
         """See `Signer.payload`. Whatever the bundle says about its signer plays no part."""
         envelope = read_envelope(bundle, where=where)
-        self.check_message(envelope.signed_bytes, envelope.signature, where=where)
+        self.check_message(envelope.signed_bytes, envelope.signature, {}, where=where)
         return envelope.payload
 
-    def check_message(self, message: bytes, signature: bytes, *, where: str) -> None:
+    def check_message(
+        self, message: bytes, signature: bytes, annotations: Mapping[str, str], *, where: str
+    ) -> None:
         """See `Signer.check_message`."""
         if not self._verifies(message, signature):
             _refuse(where, f"not signed with the key sha256:{self.fingerprint}")
@@ -140,11 +150,24 @@ def _bad_key(where: str, found: str) -> MalformedError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SigstoreRoot:
+    """The trusted root of a Sigstore instance: its bytes, and the library's verifier over them."""
+
+    data: bytes
+    verifier: Verifier
+
+    @classmethod
+    def open(cls, data: bytes, *, where: str) -> SigstoreRoot:
+        """Raises MalformedError (`bad-trusted-root`) and MachineError (`clock`)."""
+        return cls(data=data, verifier=open_verifier(data, where))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeylessSigner:
     """An identity that a certificate and a log entry prove, under one trusted root."""
 
     description: Mapping[str, str]
-    _verifier: Verifier = field(repr=False)
+    _root: SigstoreRoot = field(repr=False)
     _policy: VerificationPolicy = field(repr=False)
 
     def payload(self, bundle: bytes, *, where: str) -> bytes:
@@ -154,34 +177,39 @@ class KeylessSigner:
         envelope = read_envelope(bundle, where=where)
         noting = _Noting(self._policy)
         with _library_refusals(where, noting):
-            kind, payload = self._verifier.verify_dsse(Bundle.from_json(bundle), noting)
+            kind, payload = self._root.verifier.verify_dsse(Bundle.from_json(bundle), noting)
         # The library parses the JSON once more by itself: both readings must be the same bytes.
         if payload != envelope.payload or kind != envelope.payload_type:
             _refuse(where, "two readers see different payloads in it")
         return payload
 
-    def check_message(self, message: bytes, signature: bytes, *, where: str) -> None:
-        """See `Signer.check_message`: a bare signature proves no identity."""
-        _refuse(where, "a signature without a Sigstore bundle: it has no proof that it is in a log")
+    def check_message(
+        self, message: bytes, signature: bytes, annotations: Mapping[str, str], *, where: str
+    ) -> None:
+        """See `Signer.check_message`: with a certificate and the log's promise beside it."""
+        certificate = check_promise(message, signature, annotations, root=self._root.data, where=where)
+        noting = _Noting(self._policy)
+        with _library_refusals(where, noting):
+            noting.verify(certificate)
 
 
-def identity_signer(verifier: Verifier, *, issuer: str, san: str) -> KeylessSigner:
+def identity_signer(root: SigstoreRoot, *, issuer: str, san: str) -> KeylessSigner:
     """The identity with exactly this issuer and subject alternative name."""
     from sigstore.verify import policy
 
     return KeylessSigner(
         description={"issuer": issuer, "san": san},
-        _verifier=verifier,
+        _root=root,
         _policy=policy.Identity(identity=san, issuer=issuer),
     )
 
 
-def github_signer(verifier: Verifier, *, repository: str, workflow: str) -> KeylessSigner:
+def github_signer(root: SigstoreRoot, *, repository: str, workflow: str) -> KeylessSigner:
     """The workflow file `workflow` of `owner/name` on GitHub, on any branch or tag of it."""
     source = f"https://github.com/{repository}"
     return KeylessSigner(
         description={"github": repository, "workflow": workflow},
-        _verifier=verifier,
+        _root=root,
         _policy=_WorkflowPolicy(
             issuer="https://token.actions.githubusercontent.com",
             source=source,
@@ -190,12 +218,12 @@ def github_signer(verifier: Verifier, *, repository: str, workflow: str) -> Keyl
     )
 
 
-def gitlab_signer(verifier: Verifier, *, repository: str, workflow: str) -> KeylessSigner:
+def gitlab_signer(root: SigstoreRoot, *, repository: str, workflow: str) -> KeylessSigner:
     """The pipeline file `workflow` of `group/project` on GitLab.com, on any branch or tag of it."""
     source = f"https://gitlab.com/{repository}"
     return KeylessSigner(
         description={"gitlab": repository, "workflow": workflow},
-        _verifier=verifier,
+        _root=root,
         _policy=_WorkflowPolicy(issuer="https://gitlab.com", source=source, config=f"{source}//{workflow}"),
     )
 
@@ -256,7 +284,7 @@ def named_signer(certificate: x509.Certificate) -> str:
     """Whom a certificate names and who vouched for it, for people; not checked here."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except CERTIFICATE_FAULTS:
         return "nobody"
     shown = ", ".join(str(name.value) for name in names)[:300]
     issuer = _text(certificate, _ISSUER_V2)
@@ -270,14 +298,11 @@ def _plain(text: str) -> str:
 @contextmanager
 def _library_refusals(where: str, noting: _Noting) -> Iterator[None]:
     """What the library says about a hostile bundle, in our words."""
-    from sigstore.errors import Error
-
     try:
         yield
-    except (Error, ValueError, TypeError, KeyError, AttributeError) as error:
-        # Beside its own errors the library lets through whatever parsers and casts raise on odd certificates.
+    # Beside its own errors it lets through whatever the parsers below it raise on hostile bytes
+    # (InvalidVersion, TypeError of a cast, ...): all of them mean that nobody is proven to have signed.
+    except Exception as error:
         if noting.other_signer:
             _refuse(where, f"signed by {noting.other_signer}")
         _refuse(where, _plain(f"{type(error).__name__}: {error}")[:300])
-    except (x509.ExtensionNotFound, UnsupportedAlgorithm) as error:
-        _refuse(where, _plain(f"a certificate that is none of a Sigstore instance: {error}")[:300])
