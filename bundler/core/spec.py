@@ -155,6 +155,7 @@ class ModelSignatureSpec(SignatureSpec):
     """The signature's file in the repository; `model.sig` and other usual names when left out."""
 
 
+WorkflowPath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_./-]{0,399}$")]
 RepositoryName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$")]
 
 
@@ -167,7 +168,7 @@ class PublisherSpec(Strict):
     """`owner/repository` on GitHub; needs `workflow`."""
     gitlab: RepositoryName | None = None
     """`group/project` on GitLab.com; needs `workflow`."""
-    workflow: PathText | None = None
+    workflow: WorkflowPath | None = None
     """File of the workflow: `release.yml` in `.github/workflows`, or a path in a GitLab project."""
     identity: IdentitySpec | None = None
     """Any other signer."""

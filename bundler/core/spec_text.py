@@ -71,7 +71,7 @@ def _finding(fault: ErrorDetails, document: Document, where: str) -> Finding:
 
 def _own(faults: list[ErrorDetails]) -> list[ErrorDetails]:
     """Without "too few items" where the items are only too few because each was refused."""
-    below = {fault["loc"][:-1] for fault in faults}
+    below = {fault["loc"][:end] for fault in faults for end in range(len(fault["loc"]))}
     return [fault for fault in faults if fault["type"] != "too_short" or fault["loc"] not in below]
 
 
