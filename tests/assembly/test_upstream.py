@@ -22,6 +22,7 @@ from bundler.errors import (
 )
 from bundler.trust.keys import PrivateKey, generate
 from tests.assembly.upstream import MODEL_FILES, WHEEL, WHEEL_DATA, Upstream, serving, sha256, standings
+from tests.end_to_end.commands import Workplace
 from tests.servers.registry import Fault
 from tests.servers.signatures import (
     add_bundle_referrer,
@@ -586,3 +587,24 @@ def test_lock_check_tells_that_attestations_appeared(upstream: Upstream, sigstor
     (change,) = lock_changes(before, upstream.lock(upstream.spec(engine={})))
     assert change.where == "engine llama.cpp: attestations of xllamacpp"
     assert change.locked == "nothing"
+
+
+# --- the far side ---
+
+
+@pytest.mark.slow
+def test_the_perimeter_carries_evidence_and_decides_without_it(
+    upstream: Upstream, sigstore: Sigstore, key: PrivateKey
+) -> None:
+    """The bundle verifies by the perimeter's own policy; evidence is bytes like all others."""
+    sign_all(upstream, sigstore, key)
+    spec = pinned_spec(upstream)
+    bundle = upstream.build(spec, upstream.lock(spec))
+    place = Workplace(folder=upstream.folder)
+    place.make_trust()
+    place.must("sign", "bundle", "--key", "release.key")
+    place.must("verify", "bundle", *place.trust(), "--json")
+    evidence = next(bundle.glob("payload/evidence/keys/*.pub"))
+    evidence.write_text(generate().public.pem)
+    outcome = place.run("verify", "bundle", *place.trust(), "--json")
+    assert (outcome.code, outcome.references) == (10, {"digest-mismatch"})
