@@ -212,8 +212,9 @@ class _Handler(BaseHTTPRequestHandler):
         step = 1 if fault.drip else _PIECE
         for at in range(0, end, step):
             piece = body[at : min(at + step, end)]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+            # Counted before they leave: the client may look as soon as it has them.
             seen.sent += len(piece)
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
             self._pace(len(piece), fault.drip)
         if fault.stall_after is not None:
             self._wait()
