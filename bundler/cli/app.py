@@ -125,7 +125,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output left (`| head`): nothing to tell, and nothing to tell it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.UNEXPECTED)
+        return 128 + signal.SIGPIPE
     except (SealiftError, click.ClickException, click.Abort, KeyboardInterrupt, OSError) as error:
         return _tell(deliberate(error, verb), verb, as_json)
     except Exception as error:

@@ -45,6 +45,8 @@ class Output:
     def say(self, text: str = "") -> None:
         """One line for a person, on stderr; nothing with `--json`."""
         if not self.as_json:
+            # In one pipe the two streams must not overtake each other.
+            sys.stdout.flush()
             click.echo(text, err=True, color=coloured())
 
     def data(self, text: str) -> None:

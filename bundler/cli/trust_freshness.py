@@ -18,7 +18,7 @@ _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 _POLICY = click.option("--policy", required=True, type=_FILE, help="The policy in force on this side.")
 
 
-@click.command()
+@click.command(short_help="Inside: ask whether the policy is still in force.")
 @_POLICY
 @click.option("-o", "--output", "out", required=True, type=_NEW_FILE, help="Challenge file to write.")
 @json_option
@@ -42,7 +42,7 @@ def challenge(policy: Path, out: Path, as_json: bool) -> int:
     return output.emit(Report(verb="trust", data={**facts(parsed, data), "nonce": made.nonce}))
 
 
-@click.command()
+@click.command(short_help="Outside: sign which policy is in force.")
 @click.argument("challenge_file", type=_FILE)
 @_POLICY
 @click.option("-k", "--key", required=True, type=_FILE, help="Private key of an owner of the root role.")
@@ -77,7 +77,7 @@ def answer(
     return output.emit(Report(verb="trust", data={**facts(parsed, data), "nonce": asked.nonce}))
 
 
-@click.command()
+@click.command(short_help="Inside: check the answer to a challenge.")
 @click.argument("challenge_file", type=_FILE)
 @click.argument("answer_file", type=_FILE)
 @_POLICY

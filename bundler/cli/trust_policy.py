@@ -20,7 +20,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(short_help="Write a first policy from public keys.")
 @click.option(
     "--root",
     "roots",
@@ -92,7 +92,7 @@ def init(
     return output.emit(Report(verb="trust", data=facts(policy, data)))
 
 
-@click.command()
+@click.command(short_help="Print who may say what, in sentences.")
 @click.argument("policy", type=_FILE)
 @json_option
 def show(policy: Path, as_json: bool) -> int:

@@ -24,7 +24,7 @@ _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-@click.command()
+@click.command(short_help="Make the next policy from an edited copy.")
 @click.argument("draft", type=_FILE)
 @click.option("--policy", "current", required=True, type=_FILE, help="The policy in force.")
 @click.option("-o", "--output", "out", required=True, type=_NEW_FILE, help="File to write: N.policy.json.")
@@ -60,7 +60,7 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     return output.emit(Report(verb="trust", data=facts(new, data)))
 
 
-@click.command()
+@click.command(short_help="Sign the approval of a proposed policy.")
 @click.argument("new_policy", type=_FILE)
 @click.option("-k", "--key", required=True, type=_FILE, help="Private key of an owner of the root role.")
 @click.option("-o", "--output", "folder", required=True, type=_FOLDER, help="Folder for the approval.")
@@ -107,7 +107,7 @@ def refuse_existing(path: Path) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Replace the policy in force by its successor.")
 @click.argument("new_policy", type=_FILE)
 @click.option(
     "--approvals",

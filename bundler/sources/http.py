@@ -34,6 +34,8 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
+TRY_AGAIN = "check the network, then run the same command again: it continues where it stopped"
+
 
 class TransientError(NetworkError):
     """Trying again may help. `retry_after` is what the server asked for, in seconds, None when it did not."""
@@ -421,13 +423,19 @@ def _connection_error(error: BaseException, url: str) -> NetworkError:
         )
     names = {type(cause).__name__ for cause in causes}
     if names & {"ConnectTimeout", "ConnectTimeoutError"}:
-        return TransientError("unreachable", "no connection in time", where=where, found="timeout")
+        return TransientError(
+            "unreachable", "no connection in time", where=where, found="timeout", hint=TRY_AGAIN
+        )
     if names & {"ReadTimeout", "ReadTimeoutError", "TimeoutError", "timeout"}:
-        return TransientError("stalled", "the server sends nothing more", where=where, found="timeout")
+        return TransientError(
+            "stalled", "the server sends nothing more", where=where, found="timeout", hint=TRY_AGAIN
+        )
     found = _innermost(causes)
     if names & {"NewConnectionError", "NameResolutionError", "ProxyError"}:
-        return TransientError("unreachable", "the server cannot be reached", where=where, found=found)
-    return TransientError("dropped", "the connection was lost", where=where, found=found)
+        return TransientError(
+            "unreachable", "the server cannot be reached", where=where, found=found, hint=TRY_AGAIN
+        )
+    return TransientError("dropped", "the connection was lost", where=where, found=found, hint=TRY_AGAIN)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -20,6 +20,7 @@ from bundler.core import strict_json
 from bundler.errors import MalformedError, NetworkError
 from bundler.sources.fetch import RetryPolicy
 from bundler.sources.http import (
+    TRY_AGAIN,
     Hop,
     HttpByteSource,
     ResponseCheck,
@@ -289,10 +290,17 @@ def _connection_error(error: Exception, endpoint: str) -> NetworkError:
             hint="if a proxy of your own replaces certificates, name its CA in SSL_CERT_FILE",
         )
     if name in ("ConnectError", "ConnectTimeout", "ProxyError"):
-        return TransientError("unreachable", "the Hub cannot be reached", where=endpoint, found=name)
+        hint = "check the network, or HF_ENDPOINT if it names a mirror; then run the same command again"
+        return TransientError(
+            "unreachable", "the Hub cannot be reached", where=endpoint, found=name, hint=hint
+        )
     if name in ("ReadTimeout", "WriteTimeout", "PoolTimeout"):
-        return TransientError("stalled", "the Hub does not answer in time", where=endpoint, found=name)
-    return TransientError("dropped", "the connection to the Hub was lost", where=endpoint, found=name)
+        return TransientError(
+            "stalled", "the Hub does not answer in time", where=endpoint, found=name, hint=TRY_AGAIN
+        )
+    return TransientError(
+        "dropped", "the connection to the Hub was lost", where=endpoint, found=name, hint=TRY_AGAIN
+    )
 
 
 def _offline(endpoint: str) -> NetworkError:
