@@ -55,6 +55,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, hub: FaultyHub, registry: Lo
     return workplace
 
 
+@pytest.fixture(scope="module")
+def installed(place: Workplace) -> Workplace:
+    """The same place with the engine installed from the bundle, without any network."""
+    place.must("install", "bundle", *place.trust(), "--engine", "llama.cpp", "--to", "engine", offline=True)
+    return place
+
+
 def build_with_a_kill(workplace: Workplace, hub: FaultyHub) -> None:
     partial = workplace.folder / "bundle.building" / "partial"
 
@@ -91,11 +98,10 @@ def test_the_lock_names_no_host_and_locks_the_same_again(place: Workplace) -> No
     assert (place.folder / "demo.lock.json").read_bytes() == first
 
 
-def test_it_verifies_installs_and_answers_without_any_network(place: Workplace) -> None:
-    verified = place.must("verify", "bundle", *place.trust(), "--json", offline=True)
+def test_it_verifies_installs_and_answers_without_any_network(installed: Workplace) -> None:
+    verified = installed.must("verify", "bundle", *installed.trust(), "--json", offline=True)
     assert verified.report["verdict"] == "passed"
-    place.must("install", "bundle", *place.trust(), "--engine", "llama.cpp", "--to", "engine", offline=True)
-    answer = ask(place)
+    answer = ask(installed)
     assert answer["interfaces"] == ["lo"]
     assert answer["reasoning"].strip() == tiny_kimi.REASONING_TEXT
     assert answer["toolCalls"] == [f"{tiny_kimi.TOOL_NAME}({tiny_kimi.TOOL_ARGUMENTS})"]
@@ -140,23 +146,23 @@ def test_the_chain_of_a_weight_file_holds_from_the_hub_to_the_signature(place: W
     assert not [link for link in chain if link["agrees"] is False]
 
 
-def test_one_flipped_bit_starts_nothing_and_names_the_range(place: Workplace) -> None:
-    shard = next((place.folder / "bundle").rglob("*.gguf"))
+def test_one_flipped_bit_starts_nothing_and_names_the_range(installed: Workplace) -> None:
+    shard = next((installed.folder / "bundle").rglob("*.gguf"))
     whole = shard.read_bytes()
     broken = bytearray(whole)
     broken[5_000_000] ^= 1
-    state = (place.folder / "state.json").read_bytes()
+    state = (installed.folder / "state.json").read_bytes()
     shard.write_bytes(broken)
     try:
-        outcome = place.run(
-            "launch", "bundle", *place.trust(), "--profile", "default", "--env", "engine", "--json"
+        outcome = installed.run(
+            "launch", "bundle", *installed.trust(), "--profile", "default", "--env", "engine", "--json"
         )
     finally:
         shard.write_bytes(whole)
     assert outcome.code == 10
     (finding,) = [item for item in outcome.report["findings"] if item["reference"] == "digest-mismatch"]
     assert "bytes 4194304-8388607" in finding["where"]
-    assert (place.folder / "state.json").read_bytes() == state
+    assert (installed.folder / "state.json").read_bytes() == state
 
 
 def test_another_release_key_is_refused(place: Workplace) -> None:
