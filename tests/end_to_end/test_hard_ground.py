@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -98,11 +99,15 @@ def test_signing_on_a_full_disk_says_so_and_leaves_no_half_signature(place: Work
     place.make_trust()
     with small_disk(place.folder, 24) as disk:
         place.must("build", "small.yaml", "-o", str(disk / "bundle"))
-        (disk / "bundle" / "attestations").mkdir()
+        folder = disk / "bundle" / "attestations"
+        folder.mkdir()
         filler = fill(disk, leave=0)
         signed = place.run("sign", str(disk / "bundle"), "--key", "release.key", "--json")
         assert signed.code == 4, signed.stdout
-        assert not list((disk / "bundle" / "attestations").iterdir())
+        for path in folder.iterdir():
+            # What found room is whole: nothing temporary, nothing cut.
+            assert path.name.endswith(".sigstore.json")
+            assert json.loads(path.read_bytes())["dsseEnvelope"]["signatures"]
         filler.unlink()
         place.must("sign", str(disk / "bundle"), "--key", "release.key")
         place.must("verify", str(disk / "bundle"), *place.trust(), offline=True)
