@@ -130,7 +130,7 @@ def parse_bundle(data: bytes, *, where: str) -> Envelope:
     envelope = value["dsseEnvelope"]
     if envelope["payloadType"] != PAYLOAD_TYPE:
         _refuse("payload-type", where, PAYLOAD_TYPE, envelope["payloadType"])
-    # Exactly one: readers differ in which of several they look at (signing.md 2.4, "second junk signature").
+    # Exactly one: readers differ in which of several they look at.
     if len(envelope["signatures"]) != 1:
         _refuse("signature-count", where, "exactly one signature", len(envelope["signatures"]))
     signature = envelope["signatures"][0]
@@ -200,7 +200,7 @@ def parse_statement(payload: bytes, *, where: str) -> Statement:
     """
     value = strict_json.loads(payload, limit=strict_json.ATTESTATION_LIMIT, where=where, allow_floats=True)
     kind = value.get("_type") if isinstance(value, dict) else None
-    # Statement v0.1 has another subject rule; `cosign --predicate` still writes it (signing.md 3.3).
+    # Statement v0.1 has another subject rule; `cosign --predicate` still writes it.
     if kind != STATEMENT_TYPE:
         _refuse("statement-type", where, STATEMENT_TYPE, kind)
     check_shape(value, _STATEMENT, where=where, reference="bad-statement")

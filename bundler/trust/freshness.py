@@ -2,7 +2,7 @@
 
 A medium that withholds a newer policy cannot be seen from inside. So the perimeter makes a nonce, an owner
 of the root role signs it with the digest of the policy in force outside, and the answer proves that this
-policy was current after the nonce was made (signing.md section 7).
+policy was current after the nonce was made.
 """
 
 from __future__ import annotations

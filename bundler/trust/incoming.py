@@ -148,7 +148,7 @@ def refuse_foreign_signature(data: bytes, *, where: str) -> None:
 
 
 def pem_hint(public: PublicKey) -> str:
-    """What `model_signing verify key` compares: the hex SHA-256 of the PEM text (signing.md 2.2)."""
+    """What `model_signing verify key` compares: the hex SHA-256 of the PEM text."""
     return hashlib.sha256(public.pem.encode("ascii")).hexdigest()
 
 
@@ -223,7 +223,7 @@ def _envelope(value: Any) -> Any:
     """The envelope with only the members of section 5; anything odd is left for `parse_bundle` to refuse."""
     if not isinstance(value, dict) or not isinstance(value.get("signatures"), list):
         return value
-    # The key id is unsigned: a claim about a key that nobody checks (cosign refuses one, signing.md D3).
+    # The key id is unsigned: a claim about a key that nobody checks (cosign refuses one).
     signatures = [
         {"sig": item["sig"], "keyid": ""} if isinstance(item, dict) and "sig" in item else item
         for item in value["signatures"]

@@ -1,8 +1,8 @@
 """Keyless signatures (a certificate and a log entry), verified without a network.
 
 Everything stands on one `trusted_root.json` whose SHA-256 the policy pins: never TUF, whose metadata is
-stale within a week in the gap, and never the user's cache, which the library trusts unchecked
-(signing.md 4.3). The `sigstore` library loads when the first such signature is met.
+stale within a week in the gap, and never the user's cache, which the library trusts unchecked. The
+`sigstore` library loads when the first such signature is met.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def oms_fault(statement: Statement, files: Sequence[FileEntry], manifest_sha256:
     """Why an OMS statement is not about exactly this manifest's tree; empty when it is.
 
     Refuses what `model_signing verify` lets pass: other ignored paths, an empty or shorter list, the same
-    name twice, symbolic links allowed (signing.md 2.4).
+    name twice, symbolic links allowed.
     """
     predicate = statement.predicate
     if set(predicate) != {"serialization", "resources"}:

@@ -252,7 +252,7 @@ jq -r .dsseEnvelope.signatures[0].sig $f | base64 -d > "$W/s"
 openssl dgst -sha256 -verify "$W/release.pub" -signature "$W/s" "$W/p"
 [ "$(jq -r '.subject[0].digest.sha256' "$W/b")" = "$(sha256sum manifest.json | cut -d' ' -f1)" ]
 """
-"""signing.md 3.5: what an auditor types who has no sealift."""
+"""What an auditor types who has no sealift."""
 
 
 @pytest.mark.skipif(not (shutil.which("jq") and shutil.which("openssl")), reason="apt-get install jq openssl")

@@ -1,4 +1,4 @@
-"""Good and hostile bundles with policies and states: the rows of signing.md section 10 about trust.
+"""Good and hostile bundles with policies and states: the known attacks on trust.
 
 Each vector is built by changing one thing of a good world with real keys. `vectors()` gives them all;
 `Vector.write` lays one out as `sealift verify` reads it. Rotation has its own list, `rotations()`.

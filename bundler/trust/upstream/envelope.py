@@ -58,7 +58,7 @@ def read_envelope(data: bytes, *, where: str) -> UpstreamEnvelope:
     if envelope.get("payloadType") != PAYLOAD_TYPE:
         refuse(where, f"payloadType {PAYLOAD_TYPE}", envelope.get("payloadType"))
     signatures = envelope.get("signatures")
-    # Exactly one: readers differ in which of several they look at (signing.md 2.4).
+    # Exactly one: readers differ in which of several they look at.
     if not isinstance(signatures, list) or len(signatures) != 1 or not isinstance(signatures[0], dict):
         refuse(where, "exactly one signature", signatures)
     return UpstreamEnvelope(

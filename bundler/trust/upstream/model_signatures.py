@@ -1,4 +1,4 @@
-"""Signatures of models in their repository: OpenSSF Model Signing v1.0 (signing.md section 2).
+"""Signatures of models in their repository: OpenSSF Model Signing v1.0.
 
 https://github.com/ossf/model-signing-spec. Which names a signed digest belongs to is compared here, because
 the digest of the signed subject binds none.

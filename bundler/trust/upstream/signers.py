@@ -1,7 +1,7 @@
 """The one signer that a spec pins for an artifact: a key, or an identity of a Sigstore instance.
 
 Everything is checked without a network. An identity stands on the trusted root that the lock pins: never
-TUF, never the user's cache, which the library trusts unchecked (signing.md 4.3).
+TUF, never the user's cache, which the library trusts unchecked.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class KeySigner:
 
     def _verifies(self, message: bytes, signature: bytes) -> bool:
         if isinstance(self._key, ec.EllipticCurvePublicKey):
-            # cosign takes SHA-256 with every curve, model_signing the curve's own (signing.md 3.4).
+            # cosign takes SHA-256 with every curve, model_signing the curve's own.
             ways: list[tuple[Any, ...]] = [(ec.ECDSA(kind),) for kind in _ecdsa_hashes(self._key.key_size)]
         elif isinstance(self._key, rsa.RSAPublicKey):
             ways = [(padding.PKCS1v15(), hashes.SHA256())]
