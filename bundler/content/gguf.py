@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
 
-from bundler.errors import ExitCode, Finding, MalformedError
+from bundler.content.malformed import FETCH_AGAIN, malformed
+from bundler.errors import Finding, MalformedError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -452,15 +453,7 @@ _WHAT = {
 
 
 def _finding(reference: str, where: str, expected: str, found: str) -> Finding:
-    return Finding(
-        reference,
-        _WHAT[reference],
-        where=where,
-        expected=expected,
-        found=found,
-        hint="fetch the file again, or ask its publisher: no engine should read it",
-        exit_code=ExitCode.MALFORMED,
-    )
+    return malformed(reference, _WHAT[reference], where, expected, found, hint=FETCH_AGAIN)
 
 
 def _refuse(reference: str, where: str, expected: str, found: str) -> NoReturn:

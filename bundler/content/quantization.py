@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bundler.content.malformed import COMPARE, malformed
 from bundler.content.safetensors import Tensor
 from bundler.errors import ExitCode, Finding
 
@@ -222,12 +223,4 @@ _WHAT = {
 
 
 def _finding(reference: str, where: str, expected: str, found: str) -> Finding:
-    return Finding(
-        reference,
-        _WHAT[reference],
-        where=where,
-        expected=expected,
-        found=found,
-        hint="compare with the publisher's repository at this commit",
-        exit_code=ExitCode.MALFORMED,
-    )
+    return malformed(reference, _WHAT[reference], where, expected, found, hint=COMPARE)

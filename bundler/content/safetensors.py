@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from bundler.content.malformed import FETCH_AGAIN, malformed
 from bundler.content.opened import read_exactly
 from bundler.core import strict_json
-from bundler.errors import ExitCode, Finding, MalformedError
+from bundler.errors import Finding, MalformedError
 
 LENGTH_BYTES = 8
 HEADER_LIMIT = 25_000_000
@@ -253,15 +254,7 @@ _WHAT = {
 
 
 def _finding(reference: str, where: str, expected: str, found: str) -> Finding:
-    return Finding(
-        reference,
-        _WHAT[reference],
-        where=where,
-        expected=expected,
-        found=found,
-        hint="fetch the file again, or ask its publisher: no engine should read it",
-        exit_code=ExitCode.MALFORMED,
-    )
+    return malformed(reference, _WHAT[reference], where, expected, found, hint=FETCH_AGAIN)
 
 
 def _refuse(reference: str, where: str, expected: str, found: str) -> NoReturn:

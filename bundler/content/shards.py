@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bundler.content.malformed import COMPARE, malformed
 from bundler.content.safetensors import SafetensorsHeader
 from bundler.core.paths import path_fault
-from bundler.errors import ExitCode, Finding
+from bundler.errors import Finding
 
 SHARD_SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -205,12 +206,4 @@ _HINTS = {
 
 
 def _finding(reference: str, where: str, expected: str, found: str) -> Finding:
-    return Finding(
-        reference,
-        _WHAT[reference],
-        where=where,
-        expected=expected,
-        found=found,
-        hint=_HINTS.get(reference, "compare with the publisher's repository at this commit"),
-        exit_code=ExitCode.MALFORMED,
-    )
+    return malformed(reference, _WHAT[reference], where, expected, found, hint=_HINTS.get(reference, COMPARE))
