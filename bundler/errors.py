@@ -27,12 +27,18 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+MAX_TEXT = 4096
+"""Letters that one part of a finding may have: a path twice as long as format.md allows, still readable."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One fact worth telling, in the shape every output uses (format.md section 8, `--json`).
 
     `reference` is kebab-case and stable; `severity` is `error`, `warning` or `note`.
     `exit_code` is the family the finding belongs to; it is not printed with the finding.
+    A part with more than `MAX_TEXT` letters is cut and says how long it was: names come from whoever made
+    the input, and a message stays a message.
     """
 
     reference: str
@@ -43,6 +49,11 @@ class Finding:
     hint: str = ""
     severity: str = "error"
     exit_code: ExitCode = ExitCode.UNEXPECTED
+
+    def __post_init__(self) -> None:
+        for part, text in self.to_json().items():
+            if len(text) > MAX_TEXT:
+                object.__setattr__(self, part, _cut(text))
 
     def to_json(self) -> dict[str, str]:
         """The members format.md section 8 names, all present, absent values as empty text."""
@@ -55,6 +66,12 @@ class Finding:
             "found": self.found,
             "hint": self.hint,
         }
+
+
+def _cut(text: str) -> str:
+    """The beginning of `text` and its length, together `MAX_TEXT` letters at most."""
+    told = f"... ({len(text)} letters)"
+    return text[: MAX_TEXT - len(told)] + told
 
 
 class SealiftError(Exception):

@@ -1,6 +1,7 @@
 """The long run of one target, by hand: guided by coverage with atheris, else by chance.
 
-Finds go to `build/fuzz/<target>/` as files; `scripts/fuzz/run TARGET FILE` feeds one of them again.
+Finds go to `build/fuzz/<target>/` as files; `scripts/fuzz/run TARGET FILE` feeds one of them again. A run by
+chance tells the number it begins with; the same number begins the same run.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ def main(arguments: list[str]) -> int:
             from scripts.fuzz import targets
     else:
         from scripts.fuzz import targets
-    if len(arguments) != 2 or arguments[0] not in targets.TARGETS:
-        print(f"usage: scripts/fuzz/run TARGET SECONDS|FILE\ntargets: {' '.join(targets.TARGETS)}")
+    if len(arguments) not in (2, 3) or arguments[0] not in targets.TARGETS:
+        print(f"usage: scripts/fuzz/run TARGET SECONDS|FILE [NUMBER]\ntargets: {' '.join(targets.TARGETS)}")
         return 2
     target, what = targets.TARGETS[arguments[0]], arguments[1]
+    number = int(arguments[2]) if len(arguments) == 3 else random.SystemRandom().randrange(1 << 32)
     if Path(what).is_file():
         print("accepted" if targets.examine(target, Path(what).read_bytes()) else "refused")
         return 0
+    print(f"begins with the number {number}", file=sys.stderr)
     if importlib.util.find_spec("atheris") is not None:
-        return guided(target, int(what))
+        return guided(target, int(what), number)
     print("atheris is not installed: by chance alone", file=sys.stderr)
-    return by_chance(target, int(what))
+    return by_chance(target, int(what), number)
 
 
-def guided(target: targets.Target, seconds: int) -> int:  # type: ignore[name-defined]  # noqa: F821
+def guided(target: targets.Target, seconds: int, number: int) -> int:  # type: ignore[name-defined]  # noqa: F821
     """libFuzzer through atheris; it ends the process by itself, with 77 after a find."""
     import atheris
 
@@ -53,7 +56,7 @@ def guided(target: targets.Target, seconds: int) -> int:  # type: ignore[name-de
     finds = FINDS / target.name
     finds.mkdir(parents=True, exist_ok=True)
     options = [f"-max_total_time={seconds}", "-timeout=20", "-rss_limit_mb=4096", "-max_len=65536"]
-    options += [f"-dict={words}", f"-artifact_prefix={finds}/", "-print_final_stats=1"]
+    options += [f"-seed={number}", f"-dict={words}", f"-artifact_prefix={finds}/", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: examine(target, data, measured=False))
     atheris.Fuzz()
     return 0
@@ -63,13 +66,11 @@ def _escaped(token: bytes) -> str:
     return "".join(f"\\x{byte:02x}" for byte in token)
 
 
-def by_chance(target: targets.Target, seconds: int) -> int:  # type: ignore[name-defined]  # noqa: F821
+def by_chance(target: targets.Target, seconds: int, number: int) -> int:  # type: ignore[name-defined]  # noqa: F821
     """Edited seeds until the time is up or the first fault."""
     from scripts.fuzz.targets import examine
 
-    start = random.SystemRandom().randrange(1 << 32)
-    print(f"begins with the number {start}", file=sys.stderr)
-    source, seeds = random.Random(start), target.seeds()
+    source, seeds = random.Random(number), target.seeds()
     end, runs = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         data = variant(source.choice(seeds), random_edits(source), source.choice(seeds))
@@ -77,7 +78,7 @@ def by_chance(target: targets.Target, seconds: int) -> int:  # type: ignore[name
         try:
             examine(target, data, measured=runs % 4 == 0)
         except BaseException:
-            find = FINDS / target.name / f"found-{start}-{runs}"
+            find = FINDS / target.name / f"found-{number}-{runs}"
             find.parent.mkdir(parents=True, exist_ok=True)
             find.write_bytes(data)
             print(f"found: {find}", file=sys.stderr)
