@@ -19,6 +19,8 @@ SHA256SUMS_PATH = "SHA256SUMS"
 REQUIRED = frozenset({"type", "channel", "serial", "files"})
 OPTIONAL = frozenset({"name", "createdAt", "tool", "artifacts", "chunks", "lock", "launch", "critical"})
 UNDERSTOOD = REQUIRED | OPTIONAL
+MAX_FAULTS = 10_000
+"""Faulty entries that are told. A manifest with more was made to cost time and memory, not by mistake."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def _parse_files(value: object) -> tuple[FileEntry, ...]:
             entries.append(_parse_entry(item, f"files[{position}]"))
         except MalformedError as error:
             findings.extend(error.findings)
+            if len(findings) == MAX_FAULTS:
+                raise MalformedError.of(findings) from error
     paths = [entry.path for entry in entries]
     # manifest.json and attestations/* are in the tree without being listed: nothing may collide with them.
     findings += path_set_findings([MANIFEST_NAME, *paths], where=MANIFEST_NAME)

@@ -110,6 +110,13 @@ class Statement:
     predicate_type: str
     predicate: Mapping[str, Any]
 
+    def names(self, sha256: str) -> bool:
+        """Whether this digest is that of a subject, or of one of the resources of an OMS statement."""
+        resources = self.predicate.get("resources")
+        listed = resources if isinstance(resources, list) else []
+        digests = (item.get("digest") for item in listed if isinstance(item, dict))
+        return sha256 in self.subjects.values() or sha256 in digests
+
 
 def pre_authentication_encoding(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """`DSSEv1 SP LEN(type) SP type SP LEN(payload) SP payload`: PAE of the DSSE protocol."""

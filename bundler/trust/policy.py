@@ -160,19 +160,13 @@ def evaluate(
     policy: TrustPolicy,
     manifest: Manifest,
     manifest_sha256: str,
-    attestations: Mapping[str, bytes],
-    *,
-    verify_signature: VerifySignature,
-    verify_keyless: VerifyKeyless | None = None,
+    authentication: Authentication,
 ) -> TrustResult:
-    """Steps 4 and 5: authenticate every file of `attestations` (name to bytes), then ask the policy.
+    """Step 5 after step 4, whose outcome by this policy is `authentication` (see `authenticate`).
 
     `manifest` must have been parsed from the very bytes whose SHA-256 is `manifest_sha256`. Raises nothing
     of its own; the state (rollback) is `trust.state`'s part of step 5.
     """
-    authentication = authenticate(
-        policy, attestations, verify_signature=verify_signature, verify_keyless=verify_keyless
-    )
     if authentication.findings:
         return TrustResult(authentication)
     bundle = _Bundle(policy, manifest, manifest_sha256, authentication)
@@ -192,7 +186,7 @@ def authenticate(
     verify_signature: VerifySignature,
     verify_keyless: VerifyKeyless | None = None,
 ) -> Authentication:
-    """Step 4 alone: who signed each file, by the keys and identities of the policy."""
+    """Step 4: who signed each file (name to bytes), by the keys and identities of the policy."""
     identities = dict.fromkeys(identity for role in policy.roles.values() for identity in role.identities)
     return Authenticator(
         keys=tuple(policy.keys.values()),

@@ -20,7 +20,7 @@ from bundler.core.paths import path_fault, path_set_findings
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.strict_json import ATTESTATION_LIMIT, MANIFEST_LIMIT
 from bundler.core.units import format_bytes
-from bundler.errors import ExitCode, Finding, IntegrityError
+from bundler.errors import AuthenticityError, ExitCode, Finding, IntegrityError
 from bundler.storage.hashing import Unit, as_one_chunk, available_cores, hash_units, plan_units
 from bundler.storage.tree import (
     Stamp,
@@ -31,12 +31,14 @@ from bundler.storage.tree import (
     tree_findings,
     walk_tree,
 )
-from bundler.trust.authentication import MAX_ATTESTATIONS, VerifyKeyless, VerifySignature
-from bundler.trust.policy import TrustPolicy, TrustResult, evaluate
+from bundler.trust.authentication import MAX_ATTESTATIONS, Authentication, VerifyKeyless, VerifySignature
+from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
 from bundler.verification.steps import Checked
 
 SMALL_FILES_LIMIT = 256 << 20
 """Bytes of all attestations together: bounds the memory a hostile bundle can ask for."""
+PARSED_UNSIGNED = 16 << 20
+"""Bytes of a manifest (80,000 files) that is parsed whoever made it: it may take 27 times the memory."""
 
 
 class Journal(Protocol):
@@ -100,33 +102,61 @@ class Examination:
         return Checked(findings=(*findings_of_names, *findings), detail=f"{len(names)} attestations")
 
     def check_manifest(self) -> Checked:
-        """Step 3: the manifest's bytes, read once; what is verified from here on is what they say."""
+        """Step 3: the manifest's bytes, read once; what is verified from here on is what they say.
+
+        A huge one is parsed only when somebody the policy knows signed a statement about it.
+        """
         data, self._stamps[MANIFEST_NAME] = read_small(self.root, MANIFEST_NAME, MANIFEST_LIMIT)
-        self.manifest = Manifest.parse(data)
         self.manifest_sha256, self.manifest_size = hashlib.sha256(data).hexdigest(), len(data)
+        if len(data) > PARSED_UNSIGNED:
+            self._refuse_unsigned()
+        self.manifest = Manifest.parse(data)
         return Checked(
             detail=f"{len(self.manifest.files)} files, {format_bytes(self.manifest.total_bytes)}, "
             f"channel {self.manifest.channel}, serial {self.manifest.serial}"
+        )
+
+    def _refuse_unsigned(self) -> None:
+        """Raises AuthenticityError (`unsigned-manifest`) unless an authenticated statement names it.
+
+        What counts is decided in step 5; here a stranger only must not make the verifier parse a gigabyte.
+        """
+        assert self.policy is not None
+        known = self._authentication()
+        counting = [item for item in known.attestations if item.key not in self.policy.revoked.keys]
+        if known.unchecked or any(item.statement.names(self.manifest_sha256) for item in counting):
+            return
+        raise AuthenticityError(
+            "unsigned-manifest",
+            "a manifest of this size is not parsed before somebody has signed it",
+            where=MANIFEST_NAME,
+            expected=f"a statement about sha256:{self.manifest_sha256} by a key or identity of the policy",
+            found=f"{format_bytes(self.manifest_size)}, {len(self.attestations)} attestations, none about it",
+            hint="ask for a signed bundle; `sealift trust show POLICY` lists who may sign",
         )
 
     def check_signatures(self) -> Checked:
         """Step 4: every file of attestations/ authenticates against a key or identity of the policy."""
         assert self.policy is not None
         assert self.manifest is not None
-        read = {name: self._attestation(name) for name in self.attestations}
-        self.attestations = read
-        self.trust = evaluate(
-            self.policy,
-            self.manifest,
-            self.manifest_sha256,
-            read,
-            verify_signature=self.verify_signature,
-            verify_keyless=self.verify_keyless,
-        )
+        self.trust = evaluate(self.policy, self.manifest, self.manifest_sha256, self._authentication())
         return Checked(
             findings=self.trust.authentication_findings,
-            detail=f"{len(self.trust.attestations)} of {len(read)} attestations authenticated",
+            detail=f"{len(self.trust.attestations)} of {len(self.attestations)} attestations authenticated",
             not_checked=tuple(f"the signature of {ATTESTATIONS}/{name}" for name in self.trust.not_checked),
+        )
+
+    def _authentication(self) -> Authentication:
+        """Who signed each attestation; their bytes are read once."""
+        assert self.policy is not None
+        self.attestations = {
+            name: data or self._attestation(name) for name, data in self.attestations.items()
+        }
+        return authenticate(
+            self.policy,
+            self.attestations,
+            verify_signature=self.verify_signature,
+            verify_keyless=self.verify_keyless,
         )
 
     def _attestation(self, name: str) -> bytes:

@@ -23,7 +23,7 @@ from bundler.trust.dsse import parse_bundle, parse_statement
 from bundler.trust.first_policy import Holder, compose_policy
 from bundler.trust.keys import generate, verify_signature
 from bundler.trust.model_signing_format import OMS_TYPE
-from bundler.trust.policy import TrustPolicy, evaluate
+from bundler.trust.policy import TrustPolicy, authenticate, evaluate
 from bundler.trust.signers import FileSigner
 from bundler.trust.statements import PROVENANCE_TYPE, RELEASE_TYPE
 
@@ -87,16 +87,11 @@ def statement_of(bundle: Path, name: str) -> Any:
 
 def judged(bundle: Path, *holders: Holder) -> bool:
     """Whether the first policy accepts the bundle."""
-    policy = compose_policy([*holders], thresholds={})
+    policy = TrustPolicy.parse(compose_policy([*holders], thresholds={}))
     manifest = (bundle / "manifest.json").read_bytes()
-    result = evaluate(
-        TrustPolicy.parse(policy),
-        Manifest.parse(manifest),
-        hashlib.sha256(manifest).hexdigest(),
-        {path.name: path.read_bytes() for path in (bundle / "attestations").iterdir()},
-        verify_signature=verify_signature,
-    )
-    return result.passed
+    attestations = {path.name: path.read_bytes() for path in (bundle / "attestations").iterdir()}
+    signed = authenticate(policy, attestations, verify_signature=verify_signature)
+    return evaluate(policy, Manifest.parse(manifest), hashlib.sha256(manifest).hexdigest(), signed).passed
 
 
 def test_what_is_signed_is_what_the_first_policy_asks_for(bundle: Path) -> None:

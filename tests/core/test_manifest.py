@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.core.chunks import FileChunks, chunk_count, split_chunk_list
-from bundler.core.manifest import ChunkList, FileEntry, Manifest, compose
+from bundler.core.manifest import MAX_FAULTS, ChunkList, FileEntry, Manifest, compose
 from bundler.core.paths import parse_bundle_path, path_fault, path_set_findings
 from bundler.errors import IntegrityError, MalformedError
 
@@ -103,6 +103,12 @@ def test_a_manifest_is_an_object(data: bytes) -> None:
 
 def test_a_critical_member_that_is_understood_and_there_is_fine() -> None:
     assert parse(critical=["lock"], lock=HEX).serial == 0
+
+
+def test_a_manifest_full_of_faults_is_not_read_to_its_end() -> None:
+    with pytest.raises(MalformedError) as caught:
+        parse(files=[{}] * (3 * MAX_FAULTS))
+    assert len(caught.value.findings) == MAX_FAULTS
 
 
 def test_all_bad_files_are_told_at_once() -> None:

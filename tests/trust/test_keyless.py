@@ -17,7 +17,7 @@ from bundler.core.manifest import Manifest
 from bundler.errors import AuthenticityError, ExitCode
 from bundler.trust.keyless import OfflineKeylessVerifier
 from bundler.trust.keys import verify_signature
-from bundler.trust.policy import TrustPolicy, TrustResult, evaluate
+from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
 from tests.servers.sigstore import Sigstore
 from tests.vectors.trust import Case, dump, sha256
 
@@ -55,14 +55,13 @@ def judged(case: Case, trusted_root: bytes) -> TrustResult:
     """Steps 4 and 5 with a trusted root."""
     policy = TrustPolicy.parse(dump(case.policy))
     assert policy.trusted_root_sha256
-    return evaluate(
+    signed = authenticate(
         policy,
-        Manifest.parse(case.manifest),
-        sha256(case.manifest),
         case.attestations,
         verify_signature=verify_signature,
         verify_keyless=OfflineKeylessVerifier(trusted_root, policy.trusted_root_sha256),
     )
+    return evaluate(policy, Manifest.parse(case.manifest), sha256(case.manifest), signed)
 
 
 def test_a_release_by_the_policys_identity_is_accepted_without_a_network(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bundler.trust import spki
 from bundler.trust.authentication import KeylessSigner
 from bundler.trust.dsse import Envelope
 from bundler.trust.keys import verify_signature
-from bundler.trust.policy import TrustPolicy, TrustResult, evaluate
+from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
 from bundler.trust.policy_document import Identity, PolicyKey, fold_owner
 from tests.vectors.trust import (
     LEGAL_TYPE,
@@ -33,13 +33,9 @@ from tests.vectors.trust import (
 
 def judged(case: Case, **verifiers: Any) -> TrustResult:
     """Steps 4 and 5 of a case."""
-    return evaluate(
-        TrustPolicy.parse(dump(case.policy)),
-        Manifest.parse(case.manifest),
-        sha256(case.manifest),
-        case.attestations,
-        **{"verify_signature": verify_signature, **verifiers},
-    )
+    policy = TrustPolicy.parse(dump(case.policy))
+    signed = authenticate(policy, case.attestations, **{"verify_signature": verify_signature, **verifiers})
+    return evaluate(policy, Manifest.parse(case.manifest), sha256(case.manifest), signed)
 
 
 def outcome(result: TrustResult, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from bundler.cli.app import run
 from bundler.core.manifest import Manifest
 from bundler.errors import ExitCode, Finding, SealiftError
 from bundler.trust.keys import verify_signature
-from bundler.trust.policy import TrustPolicy, evaluate
+from bundler.trust.policy import TrustPolicy, authenticate, evaluate
 from bundler.trust.rotation import check_rotation
 from bundler.trust.state import State
 from tests.vectors.conformance import conformance_vectors
@@ -34,7 +34,8 @@ def judge(vector: Vector) -> tuple[ExitCode, tuple[Finding, ...]]:
     except SealiftError as error:
         return error.exit_code, error.findings
     digest = sha256(vector.manifest)
-    result = evaluate(policy, manifest, digest, vector.attestations, verify_signature=verify_signature)
+    signed = authenticate(policy, vector.attestations, verify_signature=verify_signature)
+    result = evaluate(policy, manifest, digest, signed)
     if result.findings:
         return result.exit_code, result.findings
     old = state.release_findings(manifest, digest)

@@ -478,6 +478,14 @@ TRUST = (
         step=2,
     ),
     Damage(
+        sentence="the manifest is huge and nobody signed it",
+        do=_write(MANIFEST_NAME, b'{"files":[' + b"{}," * (6 << 20) + b"{}]}"),
+        reference="unsigned-manifest",
+        exit_code=11,
+        where=MANIFEST_NAME,
+        step=3,
+    ),
+    Damage(
         sentence="the manifest is no JSON",
         do=_write(MANIFEST_NAME, b"{"),
         reference="bad-json",

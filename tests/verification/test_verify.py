@@ -15,10 +15,14 @@ import pytest
 from bundler.core.manifest import MANIFEST_NAME
 from bundler.core.progress import SilentProgress
 from bundler.errors import ExitCode, IntegrityError
+from bundler.trust.first_policy import Holder, compose_policy
+from bundler.trust.keys import generate
 from bundler.trust.state import State
+from bundler.verification.examination import PARSED_UNSIGNED
 from bundler.verification.verify import VerifiedBundle, verify_bundle
 from tests.verification import damages
 from tests.verification.bundles import (
+    REQUIRE,
     TestBundle,
     default_files,
     make_bundle,
@@ -236,6 +240,25 @@ class Adding(SilentProgress):
 
     def advance(self, count: int) -> None:
         self.path.write_bytes(b"late")
+
+
+def test_a_huge_manifest_is_parsed_when_it_is_signed(tmp_path: Path) -> None:
+    # An unknown member is kept and shown; its size is the point.
+    bundle = make_bundle(tmp_path, members={"remarks": "x" * (PARSED_UNSIGNED + 1)})
+    assert bundle.verify().report.verdict == "passed"
+
+
+def test_a_huge_manifest_that_only_a_revoked_key_signed_is_not_parsed(tmp_path: Path) -> None:
+    lost = generate()
+    bundle = make_bundle(tmp_path, key=lost, members={"remarks": "x" * (PARSED_UNSIGNED + 1)})
+    kept = generate()
+    holders = [Holder(role=role, key=kept.public, owner="bob") for role in ("root", "release")]
+    holders.append(Holder(role="release", key=lost.public, owner="alice"))
+    policy = json.loads(compose_policy(holders, thresholds={}, require=REQUIRE))
+    policy["revoked"] = {"keys": {lost.public.fingerprint: "lost"}}
+    bundle.policy.write_text(json.dumps(policy))
+    report = bundle.verify().report
+    assert (report.exit_code, references(report)) == (11, {"unsigned-manifest"})
 
 
 def test_a_file_that_appears_while_others_are_read_is_refused(bundle: TestBundle) -> None:
