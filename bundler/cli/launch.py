@@ -99,6 +99,7 @@ def command(
         trust,
         workers=jobs,
         progress=make_progress(wanted=not (no_progress or as_json)),
+        read_next=True,
     )
     if result.verified is None:
         return output.emit(replace(result.report, verb="launch"))

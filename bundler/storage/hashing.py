@@ -1,8 +1,8 @@
 """Reading a terabyte: every chunk of every file hashed in parallel and compared, damage named by byte range.
 
 Threads take work units (consecutive chunks of one file) in order; `hashlib` lets other threads run while it
-works. Memory is one buffer per thread whatever the size. Also runs in `verify.pyz`: standard library only,
-Python 3.9.
+works. What is in memory is hashed there, what is not is read past the page cache. Memory is one buffer per
+thread whatever the size. Also runs in `verify.pyz`: standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ import hashlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bundler.core.chunks import FileChunks, chunk_count
 from bundler.core.manifest import FileEntry
 from bundler.core.progress import Progress
 from bundler.errors import ExitCode, Finding, SealiftError
+from bundler.storage.direct import (
+    ALIGNMENT,
+    EXTRA_READERS,
+    PART_BYTES,
+    DirectFile,
+    in_memory,
+    thread_buffer,
+)
 from bundler.storage.mapped import MappedFile, take_lease
 from bundler.storage.tree import Stamp, open_file
 
@@ -26,8 +35,10 @@ UNIT_BYTES = 64 << 20
 """Bytes a thread takes at a time: opening and read-ahead cost nothing, and the work still spreads."""
 BUFFER_BYTES = 512 << 10
 """Plain reads: best of 64 KiB to 4 MiB, measured where the L2 cache of a core has 512 KiB."""
-MAPPED_FROM_BYTES = 1 << 20
-"""Shorter ranges are read plainly: mapping costs more than it saves."""
+LARGE_FROM_BYTES = 1 << 20
+"""Shorter ranges are read plainly: mapping or going past the page cache costs more than it saves."""
+SAMPLED_UNITS = 16
+"""Large units that are looked at, spread over all, to tell whether the bytes lie in memory."""
 ADVICE_BYTES = 128 << 10
 """The kernel cuts one POSIX_FADV_WILLNEED to its own window (128 KiB by default), so we ask in such steps."""
 READ_ERRORS_PER_UNIT = 8
@@ -116,18 +127,22 @@ def hash_units(
     *,
     workers: int,
     progress: Progress,
+    keep_in_memory: bool = False,
     verified: Callable[[Unit], None] = lambda unit: None,
 ) -> HashOutcome:
     """Read every unit below the directory descriptor `root` and compare every chunk.
 
+    With `keep_in_memory` all is read through the page cache, for whoever reads the same bytes next.
     `verified` is called from a worker's thread for each unit without damage. Findings: `digest-mismatch`,
     `truncated-file`, `read-error`, `changed-while-verifying` and those of `open_file`; one file does
     not stop the others.
     """
     began = time.monotonic()
-    work = _Work(root, units, workers, progress, verified)
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="hash") as pool:
-        futures = [pool.submit(work.run) for _ in range(workers)]
+    direct = not keep_in_memory and _direct_is_better(root, units)
+    threads = workers + EXTRA_READERS if direct else workers
+    work = _Work(root, units, threads, progress, verified, direct=direct)
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="hash") as pool:
+        futures = [pool.submit(work.run) for _ in range(threads)]
         try:
             for future in futures:
                 future.result()
@@ -135,6 +150,23 @@ def hash_units(
             work.stop = True
     findings = (*work.findings, *damage_findings(work.damage))
     return HashOutcome(findings=findings, bytes_read=work.bytes_read, seconds=time.monotonic() - began)
+
+
+def _direct_is_better(root: int, units: Sequence[Unit]) -> bool:
+    """Whether bytes seem to lie outside memory and can be read past it, by a look at some large units."""
+    large = [unit for unit in units if unit.size >= LARGE_FROM_BYTES]
+    return any(_is_direct(root, unit) for unit in large[:: max(1, len(large) // SAMPLED_UNITS)])
+
+
+def _is_direct(root: int, unit: Unit) -> bool:
+    try:
+        descriptor = open_file(root, unit.path)
+    except SealiftError:
+        return False  # told when its turn comes
+    try:
+        return _direct_file(descriptor, unit, memoryview(b"")) is not None
+    finally:
+        os.close(descriptor)
 
 
 class _Work:
@@ -147,32 +179,44 @@ class _Work:
         workers: int,
         progress: Progress,
         verified: Callable[[Unit], None],
+        *,
+        direct: bool,
     ) -> None:
         self.root, self.units, self.workers = root, units, workers
-        self.progress, self.verified = progress, verified
+        self.progress, self.verified, self.direct = progress, verified, direct
         self.stop = False
         self.damage: list[Damage] = []
         self.findings: list[Finding] = []
         self.bytes_read = 0
-        self._next = 0
+        self._next, self._begun = 0, 0
+        self._undone: dict[int, int] = {}
+        self._read_errors: Counter[int] = Counter()
         self._guard = threading.Lock()
         self._advice_guard = threading.Lock()
 
     def run(self) -> None:
-        """One thread: take units until there are none."""
-        buffer = memoryview(bytearray(BUFFER_BYTES))
-        cold = True
-        while (number := self._take()) is not None:
-            if cold:
+        """One thread: take parts of units until there are none."""
+        buffer = thread_buffer()
+        waiting = not self.direct
+        while (taken := self._take()) is not None:
+            number, part = taken
+            if waiting:
                 self._read_ahead(number)
-            cold = self._unit(self.units[number], buffer)
+            waiting = self._part(number, part, buffer) and not self.direct
 
-    def _take(self) -> int | None:
+    def _take(self) -> tuple[int, Unit] | None:
+        """The number of the unit whose turn it is, and a part of it; all of it unless we read directly."""
         with self._guard:
             if self.stop or self._next == len(self.units):
                 return None
-            self._next += 1
-            return self._next - 1
+            number, unit = self._next, self.units[self._next]
+            step = max(1, PART_BYTES // unit.chunks.chunk_size) if self.direct else unit.count
+            part = replace(unit, first=unit.first + self._begun, count=min(step, unit.count - self._begun))
+            self._undone.setdefault(number, unit.count)
+            self._begun += part.count
+            if self._begun == unit.count:
+                self._next, self._begun = self._next + 1, 0
+            return number, part
 
     def _read_ahead(self, number: int) -> None:
         # One thread at a time asks, in the order of the units: a rotating disk then sees one stream, and the
@@ -182,48 +226,58 @@ class _Work:
             for unit in (self.units[n] for n in wanted if n < len(self.units)):
                 _advise(self.root, unit)
 
-    def _unit(self, unit: Unit, buffer: memoryview) -> bool:
-        """Hash one unit; gives back whether the device, not the processor, set the pace."""
-        self.progress.item(unit.path)
+    def _part(self, number: int, part: Unit, buffer: memoryview) -> bool:
+        """Hash a part of a unit; gives back whether the device, not the processor, set the pace."""
+        self.progress.item(part.path)
         try:
-            reader = _Reader(self.root, unit, buffer)
+            reader = _Reader(self.root, part, buffer, direct=self.direct)
         except SealiftError as error:
             self._tell(error.findings)
-            self.progress.advance(unit.size)
+            self.progress.advance(part.size)
             return False
         try:
-            damage = self._chunks(unit, reader)
-            if reader.stamp() != unit.stamp:
-                damage = _all_of(unit, "changed-while-verifying", "another device, inode, size or time")
+            damage = self._chunks(number, part, reader)
+            if reader.stamp() != part.stamp:
+                damage = _all_of(part, "changed-while-verifying", "another device, inode, size or time")
         finally:
             reader.close()
+        self._done(number, part, damage, reader.bytes_read)
+        return reader.mostly_waited
+
+    def _done(self, number: int, part: Unit, damage: list[Damage], bytes_read: int) -> None:
+        """Note what a part gave, and tell of its unit when that was its last part and all were whole."""
         with self._guard:
             self.damage += damage
-            self.bytes_read += reader.bytes_read
-        if not damage and not self.stop:
-            self.verified(unit)
-        return reader.mostly_waited
+            self.bytes_read += bytes_read
+            if damage or self.stop:
+                return
+            self._undone[number] -= part.count
+            if self._undone[number]:
+                return
+            del self._undone[number]
+        self.verified(self.units[number])
 
     def _tell(self, findings: Iterable[Finding]) -> None:
         with self._guard:
             self.findings += [finding for finding in findings if finding not in self.findings]
 
-    def _chunks(self, unit: Unit, reader: _Reader) -> list[Damage]:
-        if reader.stamp() != unit.stamp:
-            self.progress.advance(unit.size)
-            return _all_of(unit, "changed-while-verifying", "another device, inode, size or time")
+    def _chunks(self, number: int, part: Unit, reader: _Reader) -> list[Damage]:
+        if reader.stamp() != part.stamp:
+            self.progress.advance(part.size)
+            return _all_of(part, "changed-while-verifying", "another device, inode, size or time")
         damage: list[Damage] = []
-        errors = 0
-        for number in range(unit.first, unit.first + unit.count):
+        for chunk in range(part.first, part.first + part.count):
             if self.stop:
                 break
-            start, end = unit.chunks.span(number)
-            if errors < READ_ERRORS_PER_UNIT:
-                found = reader.compare(number, start, end)
-                errors += found is not None and found.reference == "read-error"
+            start, end = part.chunks.span(chunk)
+            if self._read_errors[number] < READ_ERRORS_PER_UNIT:
+                found = reader.compare(chunk, start, end)
             else:
-                found = Damage(unit.chunks, number, "read-error", "not read after too many errors nearby")
-            damage += [found] if found else []
+                found = Damage(part.chunks, chunk, "read-error", "not read after too many errors nearby")
+            if found is not None:
+                damage.append(found)
+                with self._guard:
+                    self._read_errors[number] += found.reference == "read-error"
             self.progress.advance(end - start)
         return damage
 
@@ -237,18 +291,19 @@ def _all_of(unit: Unit, reference: str, found: str) -> list[Damage]:
 class _Reader:
     """One file, open for one unit in one thread."""
 
-    def __init__(self, root: int, unit: Unit, buffer: memoryview) -> None:
+    def __init__(self, root: int, unit: Unit, buffer: memoryview, *, direct: bool) -> None:
         self.descriptor = open_file(root, unit.path)
         self.chunks, self.buffer = unit.chunks, buffer
-        leased = unit.size >= MAPPED_FROM_BYTES and take_lease(self.descriptor)
-        self.mapped = MappedFile(self.descriptor, unit.span[1]) if leased else None
+        self.direct = _direct_file(self.descriptor, unit, buffer) if direct else None
+        self.mapped = _mapped_file(self.descriptor, unit) if self.direct is None else None
         self.bytes_read = 0
         self.began, self._waited = time.monotonic(), 0.0
 
     def close(self) -> None:
-        """Unmap, and give the descriptor and with it the lease back."""
-        if self.mapped is not None:
-            self.mapped.close()
+        """Give back buffer and mapping, and the descriptor and with it the lease."""
+        for opened in (self.direct, self.mapped):
+            if opened is not None:
+                opened.close()
         os.close(self.descriptor)
 
     def stamp(self) -> Stamp:
@@ -259,7 +314,7 @@ class _Reader:
     def mostly_waited(self) -> bool:
         """Whether getting at the bytes took a quarter of the time since the file was opened.
 
-        In the page cache it takes a tenth (measured, mapped or copied).
+        In the page cache it takes a tenth (measured, mapped or copied). Reading past it needs no advice.
         """
         waited = self._waited + (self.mapped.waited if self.mapped is not None else 0.0)
         return waited > 0.25 * (time.monotonic() - self.began)
@@ -278,13 +333,14 @@ class _Reader:
         return Damage(self.chunks, number, "digest-mismatch", f"sha256:{found.hex()}")
 
     def _digest(self, start: int, end: int) -> bytes:
-        found = self.mapped.digest(start, end) if self.mapped is not None else None
+        way = self.direct or self.mapped
+        found = way.digest(start, end) if way is not None else None
         return found if found is not None else self._read_digest(start, end)
 
     def _read_digest(self, start: int, end: int) -> bytes:
         digest = hashlib.sha256()
         while start < end:
-            view = self.buffer[: end - start]
+            view = self.buffer[: min(BUFFER_BYTES, end - start)]
             began = time.monotonic()
             count = os.preadv(self.descriptor, [view], start)
             self._waited += time.monotonic() - began
@@ -293,6 +349,24 @@ class _Reader:
             digest.update(view[:count])
             start += count
         return digest.digest()
+
+
+def _direct_file(descriptor: int, unit: Unit, buffer: memoryview) -> DirectFile | None:
+    """A way past the page cache for a large unit that is not in it; None where there is none."""
+    start, end = unit.span
+    if unit.size < LARGE_FROM_BYTES or start % ALIGNMENT or in_memory(descriptor, start, end):
+        return None
+    try:
+        return DirectFile(descriptor, buffer)
+    except OSError:
+        return None
+
+
+def _mapped_file(descriptor: int, unit: Unit) -> MappedFile | None:
+    """The large unit mapped; None where that is not safe."""
+    if unit.size < LARGE_FROM_BYTES or not take_lease(descriptor):
+        return None
+    return MappedFile(descriptor, unit.span[1])
 
 
 class _Shorter(Exception):

@@ -21,6 +21,7 @@ from bundler.core.progress import Progress, SilentProgress
 from bundler.core.strict_json import ATTESTATION_LIMIT, MANIFEST_LIMIT
 from bundler.core.units import format_bytes
 from bundler.errors import AuthenticityError, ExitCode, Finding, IntegrityError
+from bundler.storage.direct import fits_in_memory
 from bundler.storage.hashing import Unit, as_one_chunk, available_cores, hash_units, plan_units
 from bundler.storage.tree import (
     Stamp,
@@ -56,7 +57,8 @@ class Examination:
     """One bundle in front of one verifier. The members below the line are filled by the steps.
 
     `open_journal` takes the digests of the manifest and of the chunk list (empty without one) and gives back
-    the journal that belongs to them, or None.
+    the journal that belongs to them, or None. `read_next` says that somebody will read the same bytes right
+    afterwards: they are read through the page cache if memory holds them.
     """
 
     root: int
@@ -66,6 +68,7 @@ class Examination:
     open_journal: Callable[[str, str], Journal | None] = lambda manifest, chunks: None
     workers: int = field(default_factory=available_cores)
     progress: Progress = field(default_factory=SilentProgress)
+    read_next: bool = False
     # ----
     policy: TrustPolicy | None = None
     manifest: Manifest | None = None
@@ -222,6 +225,7 @@ class Examination:
                 units,
                 workers=self.workers,
                 progress=self.progress,
+                keep_in_memory=self.read_next and fits_in_memory(sum(unit.size for unit in units)),
                 verified=journal.record if journal is not None else lambda unit: None,
             )
         finally:

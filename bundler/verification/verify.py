@@ -89,9 +89,11 @@ def verify_bundle(
     workers: int | None = None,
     progress: Progress | None = None,
     resume: bool = False,
+    read_next: bool = False,
 ) -> VerificationResult:
     """Verify the bundle in the folder `root` and, at level full, remember that it was accepted.
 
+    With `read_next` the bytes are left in memory, if it holds them, for the engine that reads them next.
     Trouble with the bundle is in the result's findings. Raises IntegrityError (`root-is-link`) or
     MachineError (`no-such-bundle`, `not-a-directory`) when there is nothing to examine.
     """
@@ -104,6 +106,7 @@ def verify_bundle(
             resume=resume,
             workers=workers or available_cores(),
             progress=progress or SilentProgress(),
+            read_next=read_next,
         )
         try:
             outcomes = steps.run_steps(verification.steps(), level)
@@ -129,6 +132,7 @@ class _Verification:
         resume: bool,
         workers: int,
         progress: Progress,
+        read_next: bool,
     ) -> None:
         from bundler.trust.keys import verify_signature
 
@@ -141,6 +145,7 @@ class _Verification:
             open_journal=self._open_journal,
             workers=workers,
             progress=progress,
+            read_next=read_next,
         )
         self.opened: OpenedState | None = None
         self.journal: ResumeJournal | None = None
