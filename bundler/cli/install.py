@@ -82,7 +82,7 @@ def command(
     _refuse_contradictions(to, engine, python, images_to)
     progress = make_progress(wanted=not (no_progress or as_json))
     trust = perimeter(policy, state, first_use, trusted_root)
-    _refuse_early(verify_bundle(bundle, trust, level="signatures").verified, engine, to, images_to)
+    _refuse_early(verify_bundle(bundle, trust, level="signatures").verified, engine, to, python, images_to)
     result = verify_bundle(bundle, trust, workers=jobs, progress=progress, resume=resume)
     output = Output(as_json)
     if result.verified is None:
@@ -113,7 +113,11 @@ def _refuse_contradictions(
 
 
 def _refuse_early(
-    signed: VerifiedBundle | None, engine: str | None, to: Path | None, images_to: str | None
+    signed: VerifiedBundle | None,
+    engine: str | None,
+    to: Path | None,
+    python: str | None,
+    images_to: str | None,
 ) -> None:
     """What can be told before a terabyte is read. A bundle that nobody signed is left to the verifier."""
     if images_to is not None:
@@ -121,9 +125,9 @@ def _refuse_early(
 
         check_target(images_to)
     if signed is not None and to is not None:
-        from bundler.launch.install import check_place
+        from bundler.launch.install import check_ground
 
-        check_place(signed.manifest, engine, to)
+        check_ground(signed.root, signed.manifest, engine, to, python=python)
 
 
 def _install(

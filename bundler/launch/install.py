@@ -32,7 +32,7 @@ from bundler.content.wheel_lock import LOCK_LIMIT, WheelFile, WheelLock, parse_w
 from bundler.core import strict_json
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.core.progress import Progress, SilentProgress
-from bundler.errors import IntegrityError, MachineError, UsageError
+from bundler.errors import IntegrityError, MachineError, SealiftError, UsageError
 from bundler.launch import host
 from bundler.launch.installed import INSTALL_TYPE, MARKER, damage, read_marker
 
@@ -88,12 +88,32 @@ def choose_folder(manifest: Manifest, wanted: str | None) -> str:
     )
 
 
-def check_place(manifest: Manifest, wanted: str | None, to: Path) -> None:
-    """What manifest and machine alone decide, before a terabyte is read: which engine, and that its place is
-    free. Raises UsageError (`no-such-engine`, `which-engine`, `not-an-installation`).
+def check_ground(
+    bundle: Path,
+    manifest: Manifest,
+    wanted: str | None,
+    to: Path,
+    *,
+    python: str | None = None,
+    caller: Mapping[str, str] | None = None,
+) -> None:
+    """What manifest, lock and machine decide before a terabyte is read: which engine, that its place is free,
+    and that its wheels are for this machine.
+
+    A lock that is not the listed one is left to the verification that follows. Raises UsageError
+    (`no-such-engine`, `which-engine`, `not-an-installation`) and MachineError (host, Python).
     """
-    choose_folder(manifest, wanted)
+    folder = choose_folder(manifest, wanted)
     _place(to)
+    try:
+        target = _locked(bundle, folder, {str(entry.path): entry for entry in manifest.files}).target
+    except (SealiftError, OSError):
+        return
+    host.check_host(target)
+    uv = _own_uv()
+    # The bundle's own uv is run only after every byte was read.
+    if uv is not None:
+        host.find_python(target, uv, wanted=python, caller=os.environ if caller is None else caller)
 
 
 def install_engine(

@@ -115,8 +115,9 @@ def test_a_bundle_nobody_signed_installs_nothing(
         (("--to", "TAKEN"), 2, "not-an-installation"),
         (("--to", "free", "--engine", "vllm"), 2, "no-such-engine"),
         (("--to", "free", "--images", "podmann://"), 2, "unknown-image-target"),
+        (("--to", "free", "--python", "/bin/false"), 4, "wrong-python"),
     ],
-    ids=["a place that is taken", "an engine it does not carry", "no such place for images"],
+    ids=["a taken place", "an engine it does not carry", "no such place for images", "a Python that is none"],
 )
 def test_what_manifest_and_machine_decide_is_told_before_the_bytes_are_read(
     bundle: TestBundle,

@@ -126,6 +126,7 @@ class LoopbackSigstore(Sigstore):
         self.tsa = self._timestamp_certificate()
         self.requests: list[str] = []
         self.person = "lena@example.org"
+        self.job, self.job_secret = "https://example.org/repo/ci.yml@refs/heads/main", secrets.token_hex(8)
         self._codes: dict[str, str] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -199,6 +200,9 @@ class LoopbackSigstore(Sigstore):
         routes: dict[tuple[str, str], Callable[[], Answer]] = {
             ("GET", "/.well-known/openid-configuration"): self._discovery,
             ("GET", "/auth"): lambda: self._authorize(dict(urllib.parse.parse_qsl(target.query))),
+            ("GET", "/job-token"): lambda: self._job_token(
+                dict(urllib.parse.parse_qsl(target.query)), authorization
+            ),
             ("POST", "/token"): lambda: self._exchange(dict(urllib.parse.parse_qsl(body.decode()))),
             ("POST", "/api/v2/signingCert"): lambda: self._fulcio(json.loads(body), authorization),
             ("POST", "/api/v1/log/entries"): lambda: (201, self._rekor_v1(json.loads(body))),
@@ -224,6 +228,12 @@ class LoopbackSigstore(Sigstore):
         if self._codes.pop(form["code"], "") != proof:
             return 400, {"error": "invalid_grant"}
         return 200, {"access_token": self.token(self.person)}
+
+    def _job_token(self, query: dict[str, str], authorization: str) -> Answer:
+        """What GitHub answers a job that asks who it is, at ACTIONS_ID_TOKEN_REQUEST_URL."""
+        if authorization != f"bearer {self.job_secret}":
+            return 401, {"message": "bad credentials"}
+        return 200, {"count": 1, "value": self.token(self.job, audience=query.get("audience", ""))}
 
     def _fulcio(self, request: dict[str, Any], authorization: str) -> Answer:
         given = (request.get("credentials") or {}).get("oidcIdentityToken")
@@ -396,7 +406,7 @@ def _handler(instance: LoopbackSigstore) -> type[BaseHTTPRequestHandler]:
             """Tests are silent."""
 
         def do_GET(self) -> None:
-            self._send(*instance.answer("GET", self.path, b"", ""))
+            self._send(*instance.answer("GET", self.path, b"", self.headers.get("Authorization", "")))
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

@@ -275,6 +275,25 @@ def test_an_opinion_signed_keyless_elsewhere_is_taken_in(site: Site) -> None:
     assert (refused["exitCode"], references(refused)) == (11, ["unknown-signer"])
 
 
+@pytest.mark.slow
+def test_a_job_of_a_build_service_signs_as_the_identity_it_is_given(site: Site) -> None:
+    """Without token and terminal: the library asks GitHub's address of the job, which is ours here."""
+    job = {
+        "GITHUB_ACTIONS": "true",
+        "ACTIONS_ID_TOKEN_REQUEST_URL": f"{site.sigstore.url}/job-token?api-version=2.0",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": site.sigstore.job_secret,
+    }
+    command = ("sign", "bundle", "--keyless", "--trust-config", "trust_config.json")
+    wrong = site.run(*command, environment={**job, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "guessed"})
+    assert (wrong["exitCode"], references(wrong)) == (2, ["bad-identity-token"])
+    assert not (site.bundle.root / "attestations").exists()
+    signed = site.run(*command, environment=job)
+    assert signed["exitCode"] == 0, signed["findings"][0]
+    assert signed["identity"] == site.sigstore.job
+    site.pin(san=site.sigstore.job)
+    assert site.verify()["verdict"] == "passed"
+
+
 @pytest.mark.skipif(shutil.which("script") is None, reason="apt-get install bsdutils")
 @pytest.mark.slow
 def test_a_person_logs_in_with_a_browser(site: Site) -> None:
