@@ -83,7 +83,7 @@ def command(
     progress = make_progress(wanted=not (no_progress or as_json))
     trust = perimeter(policy, state, first_use, trusted_root)
     _refuse_early(verify_bundle(bundle, trust, level="signatures").verified, engine, to, python, images_to)
-    result = verify_bundle(bundle, trust, workers=jobs, progress=progress, resume=resume)
+    result = verify_bundle(bundle, trust, workers=jobs, progress=progress, resume=resume, read_next=True)
     output = Output(as_json)
     if result.verified is None:
         code = output.emit(replace(result.report, verb="install"))

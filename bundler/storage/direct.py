@@ -13,9 +13,13 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import hashlib
 import mmap
 import os
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 ALIGNMENT = 4096
 """Direct reads begin, end and lie in memory at multiples of the device's block size: 512, 4096 (open(2))."""
@@ -78,46 +82,55 @@ def thread_buffer() -> memoryview:
 
 
 class DirectFile:
-    """A file whose ranges are read past the page cache, into a buffer of `thread_buffer`. For one thread."""
+    """A file whose ranges are read past the page cache, into a buffer of `thread_buffer`. For one thread.
 
-    def __init__(self, descriptor: int, buffer: memoryview) -> None:
+    `turns` lets as many threads hash at a time as the caller may use cores; the others wait at the device.
+    """
+
+    def __init__(self, descriptor: int, buffer: memoryview, turns: AbstractContextManager[Any]) -> None:
         """Raises OSError where the file system has no such reading."""
         if not _O_DIRECT:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        self._descriptor, self._buffer = descriptor, buffer
+        self._descriptor, self._buffer, self._turns = descriptor, buffer, turns
         self._set(on=True)
 
     def _set(self, *, on: bool) -> None:
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | _O_DIRECT if on else flags & ~_O_DIRECT)
 
-    def digest(self, start: int, end: int) -> bytes | None:
-        """The SHA-256 of bytes [start, end), or None when they cannot be had this way.
-
-        After None the descriptor reads plainly. Raises OSError for an input/output error.
+    def update(self, digest: Hash, start: int, end: int) -> bool:
+        """Feed bytes [start, end) to `digest`. False when they cannot be had this way: then `digest` is of no
+        use, and the descriptor reads plainly from now on. Raises OSError for an input/output error.
         """
-        digest = hashlib.sha256()
+        # Pages that somebody has in memory are dropped: whoever reads next gets what is verified here.
+        os.posix_fadvise(self._descriptor, start, _aligned(end - start), os.POSIX_FADV_DONTNEED)
         while start < end:
             count = self._read(start, end)
             if count <= 0:
                 self.close()
-                return None
-            digest.update(self._buffer[: min(count, end - start)])
+                return False
+            with self._turns:
+                digest.update(self._buffer[: min(count, end - start)])
             start += count
-        return digest.digest()
+        return True
 
     def _read(self, start: int, end: int) -> int:
-        """Bytes read at `start`; 0 at the end of the file, -1 when the device wants another alignment."""
+        """Bytes read at `start`; 0 at the end of the file, -1 when plain reading has to be tried."""
         if start % ALIGNMENT:
             return -1
-        length = min(REQUEST_BYTES, end - start + -(end - start) % ALIGNMENT)
+        length = min(REQUEST_BYTES, _aligned(end - start))
         try:
             return os.preadv(self._descriptor, [self._buffer[:length]], start)
         except OSError as error:
-            if error.errno == errno.EINVAL:
-                return -1
-            raise
+            # Another alignment (EINVAL), no memory for it, not supported after all: plain reading may do.
+            if error.errno == errno.EIO:
+                raise
+            return -1
 
     def close(self) -> None:
         """Let the descriptor, which is the caller's, read plainly again."""
         self._set(on=False)
+
+
+def _aligned(length: int) -> int:
+    return length + -length % ALIGNMENT

@@ -11,10 +11,11 @@ import hashlib
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from bundler.core.chunks import FileChunks, chunk_count
 from bundler.core.manifest import FileEntry
@@ -31,12 +32,17 @@ from bundler.storage.direct import (
 from bundler.storage.mapped import MappedFile, take_lease
 from bundler.storage.tree import Stamp, open_file
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
 UNIT_BYTES = 64 << 20
 """Bytes a thread takes at a time: opening and read-ahead cost nothing, and the work still spreads."""
 BUFFER_BYTES = 512 << 10
 """Plain reads: best of 64 KiB to 4 MiB, measured where the L2 cache of a core has 512 KiB."""
 LARGE_FROM_BYTES = 1 << 20
 """Shorter ranges are read plainly: mapping or going past the page cache costs more than it saves."""
+STEP_BYTES = 8 << 20
+"""Bytes hashed between two looks whether to stop: a chunk may be a whole model file."""
 SAMPLED_UNITS = 16
 """Large units that are looked at, spread over all, to tell whether the bytes lie in memory."""
 ADVICE_BYTES = 128 << 10
@@ -140,7 +146,7 @@ def hash_units(
     began = time.monotonic()
     direct = not keep_in_memory and _direct_is_better(root, units)
     threads = workers + EXTRA_READERS if direct else workers
-    work = _Work(root, units, threads, progress, verified, direct=direct)
+    work = _Work(root, units, workers, progress, verified, direct=direct)
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="hash") as pool:
         futures = [pool.submit(work.run) for _ in range(threads)]
         try:
@@ -164,7 +170,7 @@ def _is_direct(root: int, unit: Unit) -> bool:
     except SealiftError:
         return False  # told when its turn comes
     try:
-        return _direct_file(descriptor, unit, memoryview(b"")) is not None
+        return _direct_file(descriptor, unit, memoryview(b""), nullcontext()) is not None
     finally:
         os.close(descriptor)
 
@@ -190,7 +196,7 @@ class _Work:
         self.bytes_read = 0
         self._next, self._begun = 0, 0
         self._undone: dict[int, int] = {}
-        self._read_errors: Counter[int] = Counter()
+        self._turns = threading.Semaphore(workers)
         self._guard = threading.Lock()
         self._advice_guard = threading.Lock()
 
@@ -230,13 +236,13 @@ class _Work:
         """Hash a part of a unit; gives back whether the device, not the processor, set the pace."""
         self.progress.item(part.path)
         try:
-            reader = _Reader(self.root, part, buffer, direct=self.direct)
+            reader = _Reader(self.root, part, buffer, self._turns if self.direct else None)
         except SealiftError as error:
             self._tell(error.findings)
             self.progress.advance(part.size)
             return False
         try:
-            damage = self._chunks(number, part, reader)
+            damage = self._chunks(part, reader)
             if reader.stamp() != part.stamp:
                 damage = _all_of(part, "changed-while-verifying", "another device, inode, size or time")
         finally:
@@ -261,23 +267,23 @@ class _Work:
         with self._guard:
             self.findings += [finding for finding in findings if finding not in self.findings]
 
-    def _chunks(self, number: int, part: Unit, reader: _Reader) -> list[Damage]:
+    def _chunks(self, part: Unit, reader: _Reader) -> list[Damage]:
         if reader.stamp() != part.stamp:
             self.progress.advance(part.size)
             return _all_of(part, "changed-while-verifying", "another device, inode, size or time")
         damage: list[Damage] = []
-        for chunk in range(part.first, part.first + part.count):
-            if self.stop:
+        errors = 0
+        for number in range(part.first, part.first + part.count):
+            start, end = part.chunks.span(number)
+            try:
+                if errors < READ_ERRORS_PER_UNIT:
+                    found = reader.compare(number, start, end, stopped=lambda: self.stop)
+                    errors += found is not None and found.reference == "read-error"
+                else:
+                    found = Damage(part.chunks, number, "read-error", "not read after too many errors nearby")
+            except _Stopped:
                 break
-            start, end = part.chunks.span(chunk)
-            if self._read_errors[number] < READ_ERRORS_PER_UNIT:
-                found = reader.compare(chunk, start, end)
-            else:
-                found = Damage(part.chunks, chunk, "read-error", "not read after too many errors nearby")
-            if found is not None:
-                damage.append(found)
-                with self._guard:
-                    self._read_errors[number] += found.reference == "read-error"
+            damage += [found] if found else []
             self.progress.advance(end - start)
         return damage
 
@@ -291,10 +297,11 @@ def _all_of(unit: Unit, reference: str, found: str) -> list[Damage]:
 class _Reader:
     """One file, open for one unit in one thread."""
 
-    def __init__(self, root: int, unit: Unit, buffer: memoryview, *, direct: bool) -> None:
+    def __init__(self, root: int, unit: Unit, buffer: memoryview, turns: threading.Semaphore | None) -> None:
+        """With `turns`, what is not in memory is read past it."""
         self.descriptor = open_file(root, unit.path)
         self.chunks, self.buffer = unit.chunks, buffer
-        self.direct = _direct_file(self.descriptor, unit, buffer) if direct else None
+        self.direct = _direct_file(self.descriptor, unit, buffer, turns) if turns is not None else None
         self.mapped = _mapped_file(self.descriptor, unit) if self.direct is None else None
         self.bytes_read = 0
         self.began, self._waited = time.monotonic(), 0.0
@@ -319,10 +326,12 @@ class _Reader:
         waited = self._waited + (self.mapped.waited if self.mapped is not None else 0.0)
         return waited > 0.25 * (time.monotonic() - self.began)
 
-    def compare(self, number: int, start: int, end: int) -> Damage | None:
-        """Nothing when bytes [start, end) have the digest of chunk `number`."""
+    def compare(
+        self, number: int, start: int, end: int, *, stopped: Callable[[], bool] = lambda: False
+    ) -> Damage | None:
+        """Nothing when bytes [start, end) have the digest of chunk `number`. Raises _Stopped."""
         try:
-            found = self._digest(start, end)
+            found = self._digest(start, end, stopped)
         except _Shorter as shorter:
             return Damage(self.chunks, number, "truncated-file", f"the file ends at byte {shorter.end}")
         except OSError as error:
@@ -332,13 +341,26 @@ class _Reader:
             return None
         return Damage(self.chunks, number, "digest-mismatch", f"sha256:{found.hex()}")
 
-    def _digest(self, start: int, end: int) -> bytes:
-        way = self.direct or self.mapped
-        found = way.digest(start, end) if way is not None else None
-        return found if found is not None else self._read_digest(start, end)
-
-    def _read_digest(self, start: int, end: int) -> bytes:
+    def _digest(self, start: int, end: int, stopped: Callable[[], bool]) -> bytes:
         digest = hashlib.sha256()
+        for at in range(start, end, STEP_BYTES):
+            if stopped():
+                raise _Stopped
+            digest = self._fed(digest, at, min(at + STEP_BYTES, end))
+        return digest.digest()
+
+    def _fed(self, digest: Hash, start: int, end: int) -> Hash:
+        """`digest` with bytes [start, end): past the page cache, mapped, or else read plainly."""
+        way = self.direct or self.mapped
+        if way is not None:
+            before = digest.copy()
+            if way.update(digest, start, end):
+                return digest
+            digest = before
+        self._read_plainly(digest, start, end)
+        return digest
+
+    def _read_plainly(self, digest: Hash, start: int, end: int) -> None:
         while start < end:
             view = self.buffer[: min(BUFFER_BYTES, end - start)]
             began = time.monotonic()
@@ -348,16 +370,18 @@ class _Reader:
                 raise _Shorter(start)
             digest.update(view[:count])
             start += count
-        return digest.digest()
 
 
-def _direct_file(descriptor: int, unit: Unit, buffer: memoryview) -> DirectFile | None:
-    """A way past the page cache for a large unit that is not in it; None where there is none."""
+def _direct_file(
+    descriptor: int, unit: Unit, buffer: memoryview, turns: AbstractContextManager[Any]
+) -> DirectFile | None:
+    """A way past the page cache for large chunks that are not in it; None where there is none."""
     start, end = unit.span
-    if unit.size < LARGE_FROM_BYTES or start % ALIGNMENT or in_memory(descriptor, start, end):
+    small = min(unit.size, unit.chunks.chunk_size) < LARGE_FROM_BYTES
+    if small or start % ALIGNMENT or in_memory(descriptor, start, end):
         return None
     try:
-        return DirectFile(descriptor, buffer)
+        return DirectFile(descriptor, buffer, turns)
     except OSError:
         return None
 
@@ -367,6 +391,10 @@ def _mapped_file(descriptor: int, unit: Unit) -> MappedFile | None:
     if unit.size < LARGE_FROM_BYTES or not take_lease(descriptor):
         return None
     return MappedFile(descriptor, unit.span[1])
+
+
+class _Stopped(Exception):
+    """Somebody asked to stop in the middle of a chunk."""
 
 
 class _Shorter(Exception):

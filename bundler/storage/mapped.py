@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import mmap
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 MADV_POPULATE_READ = 22
 WINDOW_BYTES = 16 << 20
@@ -51,16 +53,15 @@ class MappedFile:
         self.waited = 0.0
         """Seconds spent until pages were there."""
 
-    def digest(self, start: int, end: int) -> bytes | None:
-        """The SHA-256 of bytes [start, end), or None when they could not all be mapped."""
-        digest = hashlib.sha256()
+    def update(self, digest: Hash, start: int, end: int) -> bool:
+        """Feed bytes [start, end) to `digest`; False when they cannot be mapped: then it is of no use."""
         while start < end:
             if not (self._start <= start < self._end or self._map(start)):
-                return None
+                return False
             stop = min(end, self._end)
             digest.update((ctypes.c_char * (stop - start)).from_address(self._address + start - self._start))
             start = stop
-        return digest.digest()
+        return True
 
     def _map(self, wanted: int) -> bool:
         self.close()

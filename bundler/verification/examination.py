@@ -20,7 +20,7 @@ from bundler.core.paths import path_fault, path_set_findings
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.strict_json import ATTESTATION_LIMIT, MANIFEST_LIMIT
 from bundler.core.units import format_bytes
-from bundler.errors import AuthenticityError, ExitCode, Finding, IntegrityError
+from bundler.errors import AuthenticityError, ExitCode, Finding, IntegrityError, MachineError
 from bundler.storage.direct import fits_in_memory
 from bundler.storage.hashing import Unit, as_one_chunk, available_cores, hash_units, plan_units
 from bundler.storage.tree import (
@@ -120,21 +120,34 @@ class Examination:
         )
 
     def _refuse_unsigned(self) -> None:
-        """Raises AuthenticityError (`unsigned-manifest`) unless an authenticated statement names it.
+        """Raises AuthenticityError (`unsigned-manifest`) unless an authenticated statement names it, or
+        MachineError (`not-checked`) when signatures are there that this program cannot check.
 
         What counts is decided in step 5; here a stranger only must not make the verifier parse a gigabyte.
         """
         assert self.policy is not None
         known = self._authentication()
         counting = [item for item in known.attestations if item.key not in self.policy.revoked.keys]
-        if known.unchecked or any(item.statement.names(self.manifest_sha256) for item in counting):
+        if any(item.statement.names(self.manifest_sha256) for item in counting):
             return
+        what = "a manifest of this size is not parsed before somebody is known to have signed it"
+        expected = f"a statement about sha256:{self.manifest_sha256} by a key or identity of the policy"
+        found = f"{format_bytes(self.manifest_size)}, {len(self.attestations)} attestations"
+        if known.unchecked:
+            raise MachineError(
+                "not-checked",
+                what,
+                where=MANIFEST_NAME,
+                expected=expected,
+                found=f"{found}, {len(known.unchecked)} of which this program cannot check",
+                hint="`sealift verify` checks them; keyless ones with the trusted root: --trusted-root FILE",
+            )
         raise AuthenticityError(
             "unsigned-manifest",
-            "a manifest of this size is not parsed before somebody has signed it",
+            what,
             where=MANIFEST_NAME,
-            expected=f"a statement about sha256:{self.manifest_sha256} by a key or identity of the policy",
-            found=f"{format_bytes(self.manifest_size)}, {len(self.attestations)} attestations, none about it",
+            expected=expected,
+            found=f"{found}, none about it",
             hint="ask for a signed bundle; `sealift trust show POLICY` lists who may sign",
         )
 

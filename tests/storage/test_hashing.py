@@ -17,8 +17,11 @@ from bundler.core.chunks import FileChunks
 from bundler.core.manifest import FileEntry
 from bundler.core.paths import BundlePath
 from bundler.core.progress import SilentProgress
+from bundler.storage import hashing
+from bundler.storage.direct import thread_buffer
 from bundler.storage.hashing import (
     READ_ERRORS_PER_UNIT,
+    STEP_BYTES,
     HashOutcome,
     Unit,
     as_one_chunk,
@@ -270,7 +273,9 @@ def test_a_mapped_range_has_the_digest_of_its_bytes_at_any_offset(tmp_path: Path
     mapped = MappedFile(descriptor, len(data))
     try:
         for start, end in ((0, 10), (5, 70_000), (4097, 9000), (69_999, 70_000)):
-            assert mapped.digest(start, end) in (None, hashlib.sha256(data[start:end]).digest())
+            digest = hashlib.sha256()
+            if mapped.update(digest, start, end):
+                assert digest.digest() == hashlib.sha256(data[start:end]).digest()
     finally:
         mapped.close()
         os.close(descriptor)
@@ -281,7 +286,7 @@ def test_pages_beyond_the_end_of_a_file_are_never_touched(tmp_path: Path) -> Non
     descriptor = os.open(tmp_path / "f", os.O_RDONLY)
     mapped = MappedFile(descriptor, MEBIBYTE)
     try:
-        assert mapped.digest(0, MEBIBYTE) is None  # and not SIGBUS
+        assert not mapped.update(hashlib.sha256(), 0, MEBIBYTE)  # and not SIGBUS
     finally:
         mapped.close()
         os.close(descriptor)
@@ -313,6 +318,23 @@ def test_there_is_no_lease_while_somebody_writes(tmp_path: Path) -> None:
             assert not take_lease(descriptor)
         finally:
             os.close(descriptor)
+
+
+def test_a_chunk_of_a_whole_file_is_left_in_the_middle_when_it_is_stopped(tmp_path: Path) -> None:
+    files = [as_one_chunk(write(tmp_path, "f", bytes(5 * STEP_BYTES), MEBIBYTE).entry)]
+    asked: list[bool] = []
+
+    def stopped() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    with opened_root(tmp_path) as root:
+        (unit,) = plan_units(files, walk_tree(root).files)
+        reader = hashing._Reader(root, unit, thread_buffer(), None)
+        with pytest.raises(hashing._Stopped):
+            reader.compare(0, *unit.span, stopped=stopped)
+        assert reader.compare(0, *unit.span) is None
+        reader.close()
 
 
 def test_no_damage_gives_no_findings() -> None:

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from bundler.errors import AuthenticityError, ExitCode
 from bundler.trust.keyless import OfflineKeylessVerifier
 from bundler.trust.keys import verify_signature
 from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
+from bundler.trust.statements import release_statement
+from bundler.verification.examination import PARSED_UNSIGNED
+from bundler.verification.verify import verify_bundle
 from tests.servers.sigstore import Sigstore
 from tests.vectors.trust import Case, dump, sha256
+from tests.verification.bundles import make_bundle, references
 
 ISSUER = "https://token.example"
 SAN = "https://example.org/repo/.github/workflows/release.yml@refs/tags/v1"
@@ -70,6 +75,21 @@ def test_a_release_by_the_policys_identity_is_accepted_without_a_network(tmp_pat
     assert result.requirements[0].counted == (f"{SAN} ({ISSUER})",)
     assert result.newest_time == int(INSTANCE.now.timestamp())
     assert not (tmp_path / "nobody").exists()
+
+
+def test_a_huge_manifest_is_not_parsed_for_a_signature_that_cannot_be_checked_here(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, members={"remarks": "x" * (PARSED_UNSIGNED + 1)})
+    digest = sha256((bundle.root / "manifest.json").read_bytes())
+    case = case_signed_by(INSTANCE)
+    bundle.policy.write_bytes(dump(case.policy))
+    for path in (bundle.root / "attestations").iterdir():
+        path.unlink()
+    signed = INSTANCE.sign(release_statement(bundle.manifest, digest), issuer=ISSUER, san=SAN)
+    (bundle.root / "attestations/release.sigstore.json").write_bytes(signed)
+    report = bundle.verify().report
+    assert (report.exit_code, references(report)) == (4, {"not-checked"})
+    rooted = replace(bundle.perimeter(), trusted_root=INSTANCE.trusted_root())
+    assert verify_bundle(bundle.root, rooted).report.verdict == "passed"
 
 
 @pytest.mark.parametrize(
