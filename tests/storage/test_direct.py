@@ -48,7 +48,7 @@ class Cold:
         return False
 
     def lies_in_memory(self, begin: int = 40_000) -> bool:
-        """Whether much of it is in the page cache. A look brings pages in: each caller has its own `begin`."""
+        """Whether much of it is in the page cache. A look brings pages in: every caller looks elsewhere."""
         places = range(begin, SIZE, SIZE // 61)
         return sum(in_memory(self.descriptor, at, at + 1) for at in places) > 3
 
