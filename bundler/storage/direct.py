@@ -1,10 +1,10 @@
 """Reading past the page cache: bytes that are not in memory come straight from the device into a buffer.
 
 Measured on 2 cores (docs/performance.md): reading 6 GB through the page cache costs 2 to 13 seconds of
-processor time beside the hashing, depending on how fragmented memory is; reading past it costs 0.1 seconds,
-and leaves in memory what others have there. And what is verified is what the medium holds. Requests are
-large, lie in the order of the files, and several are under way at once, or the device idles. Also runs in
-`verify.pyz`: Python 3.9.
+processor time beside the hashing, depending on how fragmented memory is; reading past it costs some tenths,
+pushes nothing of others out of memory, and verifies what the medium holds. Requests are large, lie in the
+order of the files, and several are under way at once, or the device idles. Also runs in `verify.pyz`:
+Python 3.9.
 """
 
 from __future__ import annotations

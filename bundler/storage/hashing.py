@@ -298,9 +298,9 @@ class _Reader:
     """One file, open for one unit in one thread."""
 
     def __init__(self, root: int, unit: Unit, buffer: memoryview, turns: threading.Semaphore | None) -> None:
-        """With `turns`, what is not in memory is read past it."""
+        """With `turns`, what is not in memory is read past it, by more threads than may hash at a time."""
         self.descriptor = open_file(root, unit.path)
-        self.chunks, self.buffer = unit.chunks, buffer
+        self.chunks, self.buffer, self.turns = unit.chunks, buffer, turns or nullcontext()
         self.direct = _direct_file(self.descriptor, unit, buffer, turns) if turns is not None else None
         self.mapped = _mapped_file(self.descriptor, unit) if self.direct is None else None
         self.bytes_read = 0
@@ -351,14 +351,14 @@ class _Reader:
 
     def _fed(self, digest: Hash, start: int, end: int) -> Hash:
         """`digest` with bytes [start, end): past the page cache, mapped, or else read plainly."""
-        way = self.direct or self.mapped
-        if way is not None:
-            before = digest.copy()
-            if way.update(digest, start, end):
+        before = digest.copy()
+        if self.direct is not None and self.direct.update(digest, start, end):
+            return digest
+        with self.turns:
+            if self.mapped is not None and self.mapped.update(digest, start, end):
                 return digest
-            digest = before
-        self._read_plainly(digest, start, end)
-        return digest
+            self._read_plainly(before, start, end)
+            return before
 
     def _read_plainly(self, digest: Hash, start: int, end: int) -> None:
         while start < end:
