@@ -146,7 +146,7 @@ def _parse_files(value: object) -> tuple[FileEntry, ...]:
             entries.append(_parse_entry(item, f"files[{position}]"))
         except MalformedError as error:
             findings.extend(error.findings)
-            if len(findings) == MAX_FAULTS:
+            if len(findings) >= MAX_FAULTS:
                 raise MalformedError.of(findings) from error
     paths = [entry.path for entry in entries]
     # manifest.json and attestations/* are in the tree without being listed: nothing may collide with them.
