@@ -162,6 +162,15 @@ def _first_line(command: list[str]) -> str:
     return (done.stdout or done.stderr).strip().split("\n")[0][:80]
 
 
+def openmp(_: Path) -> Iterator[Check]:
+    """The one library of the system that llama.cpp's wheel needs and a minimal Debian does not have."""
+    from bundler.launch.host import OPENMP, OPENMP_HINT, has_openmp
+
+    there = has_openmp()
+    says = f"{OPENMP}{'' if there else ': not there'}: llama.cpp's wheel takes it from the system"
+    yield Check(name="openmp", state="ok" if there else "note", says=says, hint=OPENMP_HINT)
+
+
 def trust_policy(_: Path) -> Iterator[Check]:
     """Whether the host's default policy and state are there."""
     from bundler.cli.trust_options import DEFAULT_POLICY
@@ -197,6 +206,7 @@ CHECKS: tuple[tuple[str, Callable[[Path], Iterator[Check]]], ...] = (
     ("both", uv_program),
     ("both", _program("openssl", "verify.pyz and auditors check signatures with it", "openssl")),
     ("perimeter", trust_policy),
+    ("perimeter", openmp),
     ("perimeter", _program("podman", "`install --images podman`", "podman")),
     ("perimeter", _program("docker", "`install --images docker`", "docker.io")),
     ("perimeter", _program("ctr", "`install --images containerd`", "containerd")),

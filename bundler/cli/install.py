@@ -77,6 +77,7 @@ def command(
     The engine's environment is built beside its place and renamed when it is complete; running the same
     command again repairs a damaged one and leaves a whole one as it is.
     """
+    from bundler.launch.host import library_warnings
     from bundler.verification.verify import verify_bundle
 
     _refuse_contradictions(to, engine, python, images_to)
@@ -93,6 +94,7 @@ def command(
     findings = list(result.report.findings)
     if to is not None:
         data["engine"] = _install(output, result.verified, engine, to, python, progress)
+        findings += library_warnings(data["engine"]["name"])
         _tell_next(output, result.verified, data["engine"], trust_words(policy, state, trusted_root))
     if images_to is not None:
         data["images"] = _load(output, result.verified, images_to, progress, findings)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Rehearsal:
         from bundler.demo.hub import LoopbackHub
         from bundler.demo.registry import LoopbackRegistry
 
+        check_openmp()
         start_over(self.folder)
         self.say("making a tiny Kimi-shaped model and a tiny image")
         make_repository(self.folder / "hub" / "demo" / "kimi-tiny")
@@ -127,6 +128,7 @@ class Rehearsal:
                 "the server did not answer",
                 where=str(self.folder / "server.log"),
                 found=done.stderr.strip().rsplit("\n", 1)[-1][:300],
+                hint="its own words stand in that log; `sealift demo` begins anew",
             )
         answer = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
         proves = answer_in_words(answer)
@@ -173,6 +175,15 @@ def cut_network() -> tuple[str, ...]:
     if not can_cut_network():
         return ()
     return ("unshare", "-n", "--") if os.geteuid() == 0 else ("unshare", "-rn", "--")
+
+
+def check_openmp() -> None:
+    """Raises MachineError (`no-openmp`) before anything is downloaded for an engine that cannot start."""
+    from bundler.launch.host import library_warnings
+
+    missing = library_warnings("llama.cpp")
+    if missing:
+        raise MachineError.of([replace(finding, severity="error") for finding in missing])
 
 
 def can_cut_network() -> bool:

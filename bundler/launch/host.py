@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import platform
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.core.target import Target
-from bundler.errors import MachineError
+from bundler.errors import ExitCode, Finding, MachineError
 
+OPENMP = "libgomp.so.1"
+OPENMP_HINT = "apt-get install libgomp1 (Debian, Ubuntu), dnf install libgomp (RHEL), or the engine's image"
 _ASK = (
     "import json, platform, sys; print(json.dumps({'implementation': sys.implementation.name, "
     "'version': platform.python_version(), 'machine': platform.machine(), 'path': sys.executable}))"
@@ -54,6 +57,35 @@ def check_host(target: Target) -> None:
             found=f"{name or 'another C library'} {version}".strip(),
             hint="use a newer distribution, or the container image of the engine",
         )
+
+
+def has_openmp() -> bool:
+    """Whether GCC's OpenMP runtime can be loaded here."""
+    try:
+        ctypes.CDLL(OPENMP)
+    except OSError:
+        return False
+    return True
+
+
+def library_warnings(engine: str) -> tuple[Finding, ...]:
+    """What an engine's wheels take from the system and do not find. A minimal Debian has no libgomp, and the
+    wheel of llama.cpp ends with an ImportError there. Libraries of GPU drivers are not looked for.
+    """
+    if engine != "llama.cpp" or has_openmp():
+        return ()
+    return (
+        Finding(
+            "no-openmp",
+            "the engine needs a library of the system that is not here",
+            where="this machine",
+            expected=f"{OPENMP}, the OpenMP runtime of GCC",
+            found="none",
+            hint=OPENMP_HINT,
+            severity="warning",
+            exit_code=ExitCode.MACHINE,
+        ),
+    )
 
 
 def find_python(target: Target, uv: Path, *, wanted: str | None, caller: Mapping[str, str]) -> HostPython:

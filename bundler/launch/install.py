@@ -95,7 +95,6 @@ def check_ground(
     to: Path,
     *,
     python: str | None = None,
-    caller: Mapping[str, str] | None = None,
 ) -> None:
     """What manifest, lock and machine decide before a terabyte is read: which engine, that its place is free,
     and that its wheels are for this machine.
@@ -113,7 +112,7 @@ def check_ground(
     uv = _own_uv()
     # The bundle's own uv is run only after every byte was read.
     if uv is not None:
-        host.find_python(target, uv, wanted=python, caller=os.environ if caller is None else caller)
+        host.find_python(target, uv, wanted=python, caller=os.environ)
 
 
 def install_engine(

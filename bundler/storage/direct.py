@@ -36,7 +36,8 @@ def in_memory(descriptor: int, start: int, end: int) -> bool:
     """Whether the page cache holds the first, middle and last byte of [start, end).
 
     True as well where the system does not tell. The first of them that is not there may be read in by the
-    look itself (one page; without POSIX_FADV_RANDOM it would be megabytes).
+    look itself (one page; without POSIX_FADV_RANDOM it would be megabytes). Where the device is done before
+    the look is over, bytes count as being in memory: then they are read through it, slower and as rightly.
     """
     if not (hasattr(os, "RWF_NOWAIT") and hasattr(os, "posix_fadvise")):
         return True

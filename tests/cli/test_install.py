@@ -83,6 +83,20 @@ def test_json_says_what_was_installed_from_which_manifest(
     assert report["engine"]["reused"] is False
 
 
+def test_a_library_that_the_engine_will_miss_is_told(
+    bundle: TestBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bundler.launch.host.OPENMP", "libnothing.so.9")
+
+    assert run(arguments(bundle, "--to", str(tmp_path / "engine"), "--json")) == 0
+
+    (told,) = [
+        item for item in json.loads(capsys.readouterr().out)["findings"] if item["reference"] == "no-openmp"
+    ]
+    assert (told["severity"], told["expected"]) == ("warning", "libnothing.so.9, the OpenMP runtime of GCC")
+    assert "apt-get install libgomp1" in told["hint"]
+
+
 def test_a_damaged_bundle_installs_nothing(
     bundle: TestBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
