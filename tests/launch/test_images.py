@@ -175,8 +175,8 @@ def test_the_tar_is_the_same_every_time_and_holds_both_forms(whole: Path) -> Non
 
 def test_the_tar_extracts_to_a_whole_layout(whole: Path, tmp_path: Path) -> None:
     (image,) = images_for(whole, BOTH[1])
-    with tarfile.open(fileobj=io.BytesIO(tar_of(whole, image))) as tar:
-        tar.extractall(tmp_path / "out", filter="data")
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "-x", "-C", str(tmp_path / "out")], input=tar_of(whole, image), check=True)
     (tmp_path / "out/manifest.json").unlink()
     assert check_layout(tmp_path / "out") == []
 
