@@ -93,7 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A letter that the locale lacks is shown escaped, as on stderr, instead of ending in a traceback.
         sys.stdout.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(given))
+    sys.exit(written(run(given)))
+
+
+def written(code: int) -> int:
+    """The exit code once all of stdout is out. What a full disk did not take is dropped: Python would try it
+    once more at its end, and leave with 120.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or int(ExitCode.MACHINE)
+    return code
 
 
 def open_missing_streams() -> None:

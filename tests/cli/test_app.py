@@ -170,12 +170,17 @@ def test_a_stream_that_was_closed_is_no_fault_of_ours(closed: str, tmp_path: Pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full (Linux)")
-def test_an_answer_that_cannot_be_written_is_told_where_it_can() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_cannot_be_written_is_told_where_it_can(unbuffered: str) -> None:
     command = [sys.executable, "-m", "bundler", "plan", "--gpus", "--json"]
+    settings = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=settings
+        )
     assert done.returncode == 4
     assert done.stderr.startswith("error: machine-error: the operating system refused: No space left")
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.parametrize(
