@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bundler.core.spec_text import schema_bytes
+from bundler.core.specs.spec_text import schema_bytes
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "spec.schema.json"
 

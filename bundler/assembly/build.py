@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from bundler import __version__
 from bundler.assembly import bundle_readme, image_layout, seal, wheel_index
-from bundler.assembly.artifacts import (
+from bundler.assembly.artifact_entries import (
     IMAGES_FOLDER,
     TOOLS_FOLDER,
     WHEELS_FOLDER,
@@ -29,17 +29,17 @@ from bundler.assembly.upstream import assess
 from bundler.assembly.upstream_findings import no_such_evidence
 from bundler.content.model import check_model
 from bundler.content.oci import check_layout
-from bundler.content.wheel import check_wheels, metadata_text
-from bundler.core.lock import Lock, LockedModel
+from bundler.content.wheels.wheel import check_wheels, metadata_text
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
+from bundler.core.specs.lock import Lock, LockedModel
 from bundler.errors import Finding, IntegrityError, MachineError, PolicyError, UsageError
 from bundler.records.licences import declared_license
 from bundler.sources.fetch import fetch_all
 from bundler.sources.jobs import FetchJob
 from bundler.storage.atomic import rename_directory
+from bundler.storage.disk_space import free_bytes
 from bundler.storage.payload import PayloadStore
-from bundler.storage.space import free_bytes
 from bundler.verification.pyz import build_verify_pyz
 
 RECORDS_FOLDER = "payload/records"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bundler import __version__
-from bundler.core.lock import Lock
+from bundler.core.specs.lock import Lock
 from bundler.core.units import format_bytes
 
 _TEXT = """# {name} {serial} ({channel})

@@ -17,8 +17,8 @@ from bundler.content.oci import (
     SUBJECT,
 )
 from bundler.core import strict_json
-from bundler.core.image_reference import ImageReference
-from bundler.core.lock import LockedImage, LockedPlatform, LockedReferrer
+from bundler.core.specs.image_reference import ImageReference
+from bundler.core.specs.lock import LockedImage, LockedPlatform, LockedReferrer
 from bundler.errors import MalformedError
 
 FOLDER = "payload/images"

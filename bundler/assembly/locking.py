@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from bundler.assembly.inventory import pinned_files
+from bundler.assembly.pinned_files import pinned_files
 from bundler.assembly.upstream import assess
 from bundler.assembly.upstream_rules import attestation_rule, signature_rule
 from bundler.core.evidence import rules_of
-from bundler.core.lock import Lock, LockedEngine, LockedFile, LockedImage, LockedModel
 from bundler.core.paths import path_set_findings
-from bundler.core.spec import DocumentSpec, EngineSpec, FileSpec, ImageSpec, LaunchSpec, ModelSpec, Spec
+from bundler.core.specs.lock import Lock, LockedEngine, LockedFile, LockedImage, LockedModel
+from bundler.core.specs.spec import DocumentSpec, EngineSpec, FileSpec, ImageSpec, LaunchSpec, ModelSpec, Spec
 from bundler.errors import ExitCode, Finding, MalformedError, SealiftError
 
 DocumentKind = Literal["license", "document"]
@@ -31,7 +31,7 @@ class FileResolver(Protocol):
 
 
 def _fetched_evidence(lock: Lock, spec: Spec, base: Path) -> Callable[[str], bytes]:
-    from bundler.assembly.fetching import evidence_reader
+    from bundler.assembly.fetch_jobs import evidence_reader
 
     return evidence_reader(lock, spec, base)
 
@@ -52,10 +52,10 @@ class Resolvers:
     def of_sources(cls) -> Resolvers:
         """The real ones: a Hub, package indexes, registries and this machine's files."""
         from bundler.sources.files import resolve_file
-        from bundler.sources.huggingface import resolve_model
-        from bundler.sources.images import resolve_image
-        from bundler.sources.tools import resolve_tools
-        from bundler.sources.wheels import resolve_engine
+        from bundler.sources.hub.repository import resolve_model
+        from bundler.sources.images.images import resolve_image
+        from bundler.sources.wheels.tools import resolve_tools
+        from bundler.sources.wheels.wheels import resolve_engine
 
         return cls(
             model=resolve_model,
@@ -363,7 +363,7 @@ def spec_warnings(spec: Spec, lock: Lock) -> tuple[Finding, ...]:
     """What is allowed but often a slip: include patterns without effect, engines without a date."""
     warnings = []
     if lock.models:
-        from bundler.sources.huggingface import unmatched_includes
+        from bundler.sources.hub.repository import unmatched_includes
 
         for model, pattern in ((one, pattern) for one in lock.models for pattern in unmatched_includes(one)):
             what = "an include pattern matches no file of the repository"

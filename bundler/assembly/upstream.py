@@ -13,8 +13,8 @@ from functools import partial
 
 from packaging.utils import canonicalize_name
 
-from bundler.assembly.artifacts import TOOLS_FOLDER, WHEELS_FOLDER, image_id, model_id, wheel_id
-from bundler.assembly.standing import NONE_OFFERED, Standing, merged
+from bundler.assembly.artifact_entries import TOOLS_FOLDER, WHEELS_FOLDER, image_id, model_id, wheel_id
+from bundler.assembly.signature_status import NONE_OFFERED, Standing, merged
 from bundler.assembly.upstream_findings import (
     missing_signature,
     no_publisher,
@@ -31,7 +31,7 @@ from bundler.core.evidence import (
     provenance_path,
     trust_path,
 )
-from bundler.core.lock import (
+from bundler.core.specs.lock import (
     Lock,
     LockedAttestationRule,
     LockedEngine,
@@ -42,16 +42,9 @@ from bundler.core.lock import (
     LockedSignatureRule,
     LockedWheel,
 )
-from bundler.core.spec import PublisherSpec
+from bundler.core.specs.spec import PublisherSpec
 from bundler.errors import AuthenticityError, ExitCode, Finding, PolicyError, SealiftError
-from bundler.trust.upstream.image_signatures import (
-    SIMPLE_SIGNING_TYPE,
-    check_image_bundle,
-    check_simple_signing,
-)
-from bundler.trust.upstream.model_signatures import check_model_signature
-from bundler.trust.upstream.provenance import check_provenance, claimed_publishers
-from bundler.trust.upstream.signers import (
+from bundler.trust.upstream.expected_signers import (
     KeySigner,
     Signer,
     SigstoreRoot,
@@ -59,6 +52,13 @@ from bundler.trust.upstream.signers import (
     gitlab_signer,
     identity_signer,
 )
+from bundler.trust.upstream.image_signatures import (
+    SIMPLE_SIGNING_TYPE,
+    check_image_bundle,
+    check_simple_signing,
+)
+from bundler.trust.upstream.model_signatures import check_model_signature
+from bundler.trust.upstream.provenance import check_provenance, claimed_publishers
 
 NOBODY_PINNED = "nothing: the spec names nobody who should have signed"
 Read = Callable[[str], bytes]

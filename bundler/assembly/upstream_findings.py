@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bundler.core.lock import LockedEngine, LockedWheel
+from bundler.core.specs.lock import LockedEngine, LockedWheel
 from bundler.errors import ExitCode, Finding, MalformedError
-from bundler.trust.upstream.signers import Signer
+from bundler.trust.upstream.expected_signers import Signer
 
 
 def described(signer: Signer) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from bundler.core.lock import LockedAttestationRule, LockedSignatureRule, LockedTrustFile
-from bundler.core.spec import AttestationsSpec, SignatureSpec
+from bundler.core.specs.lock import LockedAttestationRule, LockedSignatureRule, LockedTrustFile
+from bundler.core.specs.spec import AttestationsSpec, SignatureSpec
 from bundler.errors import MalformedError
 from bundler.trust.keyless import TRUSTED_ROOT_LIMIT
 

@@ -20,13 +20,13 @@ import tomli_w
 from packaging.pylock import Pylock
 
 from bundler import __version__
-from bundler.assembly.artifacts import TOOLS_FOLDER, WHEELS_FOLDER
-from bundler.core.lock import LockedEngine, LockedWheel
-from bundler.core.target import ARCHITECTURES
+from bundler.assembly.artifact_entries import TOOLS_FOLDER, WHEELS_FOLDER
+from bundler.core.specs.lock import LockedEngine, LockedWheel
+from bundler.core.specs.target import ARCHITECTURES
 from bundler.errors import ExitCode, Finding, MalformedError
-from bundler.sources.own_wheel import DISTRIBUTION
-from bundler.sources.uv import UvFailure, run_uv
-from bundler.sources.wheels import target_of
+from bundler.sources.wheels.own_wheel import DISTRIBUTION
+from bundler.sources.wheels.uv import UvFailure, run_uv
+from bundler.sources.wheels.wheels import target_of
 
 
 def wheel_documents(engines: Sequence[LockedEngine]) -> dict[str, bytes]:

@@ -18,9 +18,9 @@ from bundler.core.report import Report
 from bundler.errors import UsageError
 
 if TYPE_CHECKING:
-    from bundler.assembly.attest import Listed, Written
-    from bundler.assembly.sign import SealedBundle
-    from bundler.trust.incoming import Trusted
+    from bundler.signing.attest import Listed, Written
+    from bundler.signing.attestation_import import Trusted
+    from bundler.signing.release import SealedBundle
 
 KINDS = (
     "release",
@@ -90,7 +90,7 @@ def new(
 
     Example: sealift attest new kimi-k2-17 --type legal-opinion --predicate opinion.yaml -o statement.json
     """
-    from bundler.assembly.sign import open_sealed
+    from bundler.signing.release import open_sealed
     from bundler.storage.atomic import write_atomic
     from bundler.trust.dsse import pre_authentication_encoding
 
@@ -147,9 +147,9 @@ Secrets = tuple[str, Path | None, Path | None]
 
 
 def _sign_into(output: Output, bundle: Path, kind: str, predicate_file: Path | None, secrets: Secrets) -> int:
-    from bundler.assembly.attest import attest
-    from bundler.assembly.attestations import KeyAttestor
-    from bundler.assembly.sign import open_sealed
+    from bundler.signing.attest import attest
+    from bundler.signing.attestations import KeyAttestor
+    from bundler.signing.release import open_sealed
 
     sealed = open_sealed(bundle)
     payload = _statement(sealed, kind, predicate_file)
@@ -162,10 +162,10 @@ def _sign_into(output: Output, bundle: Path, kind: str, predicate_file: Path | N
 
 
 def _sign_file(output: Output, statement: Path, out: Path | None, secrets: Secrets) -> int:
-    from bundler.assembly.attest import attestation_file
-    from bundler.assembly.attestations import KeyAttestor
     from bundler.cli.bundle_files import read_small
     from bundler.core.strict_json import ATTESTATION_LIMIT
+    from bundler.signing.attest import attestation_file
+    from bundler.signing.attestations import KeyAttestor
     from bundler.storage.atomic import write_atomic
     from bundler.trust.dsse import parse_statement
 
@@ -228,10 +228,10 @@ def import_(
 
     Example: sealift attest import kimi-k2-17 legal.sigstore.json --public-key legal.pub
     """
-    from bundler.assembly.attest import take_in
-    from bundler.assembly.sign import open_sealed
     from bundler.cli.bundle_files import read_small
     from bundler.core.strict_json import ATTESTATION_LIMIT
+    from bundler.signing.attest import take_in
+    from bundler.signing.release import open_sealed
 
     output = Output(as_json)
     trusted = _trusted(public_key, policy, trusted_root)
@@ -266,8 +266,8 @@ def list_(
     bundle: Path, public_key: Path | None, policy: Path | None, trusted_root: Path | None, as_json: bool
 ) -> int:
     """Show the attestations of BUNDLE. Signatures are checked only with --policy or --public-key."""
-    from bundler.assembly.attest import list_attestations
-    from bundler.assembly.sign import open_sealed
+    from bundler.signing.attest import list_attestations
+    from bundler.signing.release import open_sealed
 
     output = Output(as_json)
     sealed = open_sealed(bundle)
@@ -302,8 +302,8 @@ def _listed_json(item: Listed, trusted: Trusted | None) -> dict[str, Any]:
 
 
 def _statement(bundle: SealedBundle, kind: str, predicate_file: Path | None) -> bytes:
-    from bundler.assembly.attest import PREDICATE_LIMIT, new_statement, read_predicate
     from bundler.cli.bundle_files import read_small
+    from bundler.signing.attest import PREDICATE_LIMIT, new_statement, read_predicate
 
     if predicate_file is None:
         return new_statement(bundle, kind, None)
@@ -315,7 +315,7 @@ def _statement(bundle: SealedBundle, kind: str, predicate_file: Path | None) -> 
 def _trusted(public_key: Path | None, policy: Path | None, trusted_root: Path | None) -> Trusted | None:
     """Whose signatures are known, or None. Raises UsageError when two sources are given."""
     from bundler.core.strict_json import POLICY_LIMIT
-    from bundler.trust.incoming import Trusted
+    from bundler.signing.attestation_import import Trusted
     from bundler.trust.keys import read_public_key
     from bundler.trust.policy_document import TrustPolicy
 
@@ -343,8 +343,8 @@ def _keyless(policy: Any, trusted_root: Path) -> Any:
 def _wrapped(statement: bytes, signature: Path) -> bytes:
     """A statement with its bare signature as a bundle."""
     from bundler.cli.bundle_files import read_small
+    from bundler.signing.attestation_import import from_raw_signature, raw_signature
     from bundler.trust.dsse import MAX_SIGNATURE_BYTES
-    from bundler.trust.incoming import from_raw_signature, raw_signature
 
     raw = raw_signature(read_small(signature, 2 * MAX_SIGNATURE_BYTES), where=str(signature))
     return from_raw_signature(statement, raw)
@@ -352,7 +352,7 @@ def _wrapped(statement: bytes, signature: Path) -> bytes:
 
 def _refuse_other_tools(data: bytes, file: Path) -> None:
     """SSH and PGP signatures cover other bytes than a DSSE envelope: docs/decisions/0004."""
-    from bundler.trust.incoming import refuse_foreign_signature
+    from bundler.signing.attestation_import import refuse_foreign_signature
 
     refuse_foreign_signature(data, where=str(file))
 
@@ -363,7 +363,7 @@ def _show_statement(output: Output, payload: bytes) -> None:
 
 
 def _show_says(output: Output, predicate_type: str, predicate: Mapping[str, Any]) -> None:
-    from bundler.assembly.attest import scalars
+    from bundler.signing.attest import scalars
 
     output.say(f"type      {printable(predicate_type)}")
     for name, value in sorted(scalars(predicate).items()):

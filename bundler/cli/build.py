@@ -17,7 +17,7 @@ from bundler.errors import UsageError
 
 if TYPE_CHECKING:
     from bundler.assembly.build import BuildResult
-    from bundler.core.lock import Lock
+    from bundler.core.specs.lock import Lock
 
 
 @click.command()
@@ -68,9 +68,9 @@ def command(
     (HF_TOKEN) or the Hub client's token file, never from the command line.
     """
     from bundler.assembly.build import BuildRequest, build
-    from bundler.assembly.fetching import all_jobs
-    from bundler.core.spec_text import SPEC_LIMIT, parse_spec
-    from bundler.sources.wheels import own_wheel
+    from bundler.assembly.fetch_jobs import all_jobs
+    from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
+    from bundler.sources.wheels.wheels import own_wheel
     from bundler.storage.named_file import read_named
 
     output = Output(as_json)
@@ -118,7 +118,7 @@ def read_lock(path: Path, spec: Path, spec_bytes: bytes) -> Lock:
     """The lock at `path`, if it was made from this very spec. Raises UsageError."""
     import hashlib
 
-    from bundler.core.lock import LOCK_LIMIT, Lock
+    from bundler.core.specs.lock import LOCK_LIMIT, Lock
     from bundler.storage.named_file import read_named
 
     hint = f"`sealift lock {spec}` writes it"

@@ -164,7 +164,7 @@ def _first_line(command: list[str]) -> str:
 
 def openmp(_: Path) -> Iterator[Check]:
     """The one library of the system that llama.cpp's wheel needs and a minimal Debian does not have."""
-    from bundler.launch.host import OPENMP, OPENMP_HINT, has_openmp
+    from bundler.install.host import OPENMP, OPENMP_HINT, has_openmp
 
     there = has_openmp()
     says = f"{OPENMP}{'' if there else ': not there'}: llama.cpp's wheel takes it from the system"
@@ -174,7 +174,7 @@ def openmp(_: Path) -> Iterator[Check]:
 def trust_policy(_: Path) -> Iterator[Check]:
     """Whether the host's default policy and state are there."""
     from bundler.cli.trust_options import DEFAULT_POLICY
-    from bundler.trust.state_files import DEFAULT_STATE
+    from bundler.trust.perimeter.state_files import DEFAULT_STATE
 
     for name, path in (("trust policy", DEFAULT_POLICY), ("trust state", DEFAULT_STATE)):
         there = path.exists()

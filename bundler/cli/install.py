@@ -17,8 +17,8 @@ from bundler.errors import Finding, UsageError
 
 if TYPE_CHECKING:
     from bundler.core.progress import Progress
-    from bundler.launch.images import LoadedImage
-    from bundler.launch.install import Installation
+    from bundler.install.engine import Installation
+    from bundler.install.images import LoadedImage
     from bundler.verification.verify import VerifiedBundle
 
 IMAGES_FOLDER = "payload/images"
@@ -77,7 +77,7 @@ def command(
     The engine's environment is built beside its place and renamed when it is complete; running the same
     command again repairs a damaged one and leaves a whole one as it is.
     """
-    from bundler.launch.host import library_warnings
+    from bundler.install.host import library_warnings
     from bundler.verification.verify import verify_bundle
 
     _refuse_contradictions(to, engine, python, images_to)
@@ -123,11 +123,11 @@ def _refuse_early(
 ) -> None:
     """What can be told before a terabyte is read. A bundle that nobody signed is left to the verifier."""
     if images_to is not None:
-        from bundler.launch.images import check_target
+        from bundler.install.images import check_target
 
         check_target(images_to)
     if signed is not None and to is not None:
-        from bundler.launch.install import check_ground
+        from bundler.install.engine import check_ground
 
         check_ground(signed.root, signed.manifest, engine, to, python=python)
 
@@ -140,7 +140,7 @@ def _install(
     python: str | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    from bundler.launch.install import choose_folder, install_engine
+    from bundler.install.engine import choose_folder, install_engine
 
     done = install_engine(
         verified.root,
@@ -172,7 +172,7 @@ def _tell_engine(output: Output, done: Installation) -> None:
 
 def _tell_next(output: Output, verified: VerifiedBundle, installed: dict[str, Any], trust: list[str]) -> None:
     """The command that starts what was installed, for each profile the bundle has for it."""
-    from bundler.launch.entry import profiles_for
+    from bundler.core.launch_profile import profiles_for
 
     for profile in profiles_for(verified.manifest, installed["folder"]):
         words = ["sealift", "launch", str(verified.root), *trust]
@@ -183,7 +183,7 @@ def _tell_next(output: Output, verified: VerifiedBundle, installed: dict[str, An
 def _load(
     output: Output, verified: VerifiedBundle, target: str, progress: Progress, findings: list[Finding]
 ) -> list[dict[str, str]]:
-    from bundler.launch.images import load_images
+    from bundler.install.images import load_images
 
     loaded = load_images(verified.root / IMAGES_FOLDER, target, progress=progress)
     for image in loaded:

@@ -139,8 +139,8 @@ def fingerprint(key: str, passphrase_file: Path | None, pin_file: Path | None, a
 
 
 def _generate_in_token(text: str, algorithm: str, pin_file: Path | None) -> PublicKey:
-    from bundler.trust import pkcs11
-    from bundler.trust.pkcs11_uri import Pkcs11Uri
+    from bundler.signing import pkcs11
+    from bundler.signing.pkcs11_uri import Pkcs11Uri
 
     uri = Pkcs11Uri.parse(text)
     if algorithm not in pkcs11.ALGORITHMS:

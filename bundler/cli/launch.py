@@ -76,8 +76,8 @@ def command(
     The engine runs from the environment given with --env, offline, with private empty caches and an
     environment built from a short list. A bundle that fails verification starts nothing.
     """
+    from bundler.launch.last_look import refuse_changes, writable_note
     from bundler.launch.launch import LaunchRequest, check_ground, prepare, start
-    from bundler.launch.unchanged import refuse_changes, writable_note
     from bundler.verification.verify import verify_bundle
 
     output, trust = Output(as_json), perimeter(policy, state, first_use, trusted_root)

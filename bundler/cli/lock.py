@@ -14,7 +14,7 @@ from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from bundler.core.lock import Lock
+    from bundler.core.specs.lock import Lock
 
 
 @click.command()
@@ -40,7 +40,7 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     wrong with the lock then, but somebody has to decide whether to take what is there now.
     """
     from bundler.assembly.locking import make_lock, spec_warnings
-    from bundler.core.spec_text import SPEC_LIMIT, parse_spec
+    from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
     from bundler.storage.atomic import write_atomic
     from bundler.storage.named_file import read_named
 
@@ -67,7 +67,7 @@ def lock_path(spec: Path) -> Path:
 
 def read_old(path: Path, spec: Path) -> Lock:
     """The lock to compare with. Raises UsageError (`no-lock`)."""
-    from bundler.core.lock import LOCK_LIMIT, Lock
+    from bundler.core.specs.lock import LOCK_LIMIT, Lock
     from bundler.storage.named_file import read_named
 
     if not path.is_file():

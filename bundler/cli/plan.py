@@ -14,9 +14,9 @@ from bundler.core.units import parse_size
 from bundler.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from bundler.assembly.planning import Plan
-    from bundler.core.lock import Lock
-    from bundler.core.spec import Spec
+    from bundler.core.specs.lock import Lock
+    from bundler.core.specs.spec import Spec
+    from bundler.planning.plan import Plan
 
 
 @click.command()
@@ -95,8 +95,8 @@ def print_tables(
 
 def make_plan(source: Path, out: Path | None, overhead: int | None, output: Output) -> Plan:
     """The plan for a lock, or for a spec and its lock; of a spec without one everything is pinned now."""
-    from bundler.assembly.planning import plan_lock
-    from bundler.core.lock import LOCK_LIMIT, Lock
+    from bundler.core.specs.lock import LOCK_LIMIT, Lock
+    from bundler.planning.plan import plan_lock
     from bundler.storage.named_file import read_named
 
     data = read_named(source, LOCK_LIMIT)
@@ -113,8 +113,8 @@ def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
 
     from bundler.assembly.locking import make_lock
     from bundler.cli.lock import lock_path
-    from bundler.core.lock import LOCK_LIMIT, Lock
-    from bundler.core.spec_text import parse_spec
+    from bundler.core.specs.lock import LOCK_LIMIT, Lock
+    from bundler.core.specs.spec_text import parse_spec
     from bundler.storage.named_file import read_named
 
     spec = parse_spec(data, str(source))
@@ -132,10 +132,10 @@ def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
 
 def formula_plan(source: Path, config: Path, overhead: int | None) -> Plan:
     """The fit of a spec's launch profiles from a model's configuration alone."""
-    from bundler.assembly.model_shape import CONFIG_LIMIT
-    from bundler.assembly.planning import plan_formula
     from bundler.core import strict_json
-    from bundler.core.spec_text import SPEC_LIMIT, parse_spec
+    from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
+    from bundler.planning.model_shape import CONFIG_LIMIT
+    from bundler.planning.plan import plan_formula
     from bundler.storage.named_file import read_named
 
     spec: Spec = parse_spec(read_named(source, SPEC_LIMIT), str(source))

@@ -9,10 +9,10 @@ from bundler.cli.output import Output, printable
 from bundler.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from bundler.assembly.fitting import LaunchPlan
-    from bundler.assembly.planning import FetchPlan, Plan
-    from bundler.core.sizing import Fit
-    from bundler.core.sizing_tables import ReferenceRow
+    from bundler.planning.gpu_fit import LaunchPlan
+    from bundler.planning.plan import FetchPlan, Plan
+    from bundler.sizing.examples import ReferenceRow
+    from bundler.sizing.memory import Fit
 
 
 VERDICTS = {
@@ -146,7 +146,7 @@ def _fetch_data(fetch: FetchPlan) -> dict[str, Any]:
 
 def show_gpus(output: Output) -> list[dict[str, Any]]:
     """Print the known GPU kinds; gives back the same as data."""
-    from bundler.core.gpus import GPU_KINDS
+    from bundler.sizing.gpus import GPU_KINDS
 
     rows = [("kind", "usable bytes", "", "also called")]
     for kind in GPU_KINDS:
@@ -158,8 +158,8 @@ def show_gpus(output: Output) -> list[dict[str, Any]]:
 
 def show_reference(output: Output, overhead: int | None) -> list[dict[str, Any]]:
     """Print how Kimi K2 fits the usual nodes; gives back the same as data."""
-    from bundler.core.sizing import DEFAULT_OVERHEAD
-    from bundler.core.sizing_tables import reference_table
+    from bundler.sizing.examples import reference_table
+    from bundler.sizing.memory import DEFAULT_OVERHEAD
 
     used = DEFAULT_OVERHEAD if overhead is None else overhead
     rows = reference_table(used)
@@ -196,7 +196,7 @@ def _gigabytes(count: int) -> str:
 
 def show_simple(output: Output) -> list[dict[str, Any]]:
     """Print the weights-only arithmetic; gives back the same as data."""
-    from bundler.core.sizing_tables import weights_only_table
+    from bundler.sizing.examples import weights_only_table
 
     rows = weights_only_table()
     head = ("format", "weights", "node", "memory", "headroom", "would fit")

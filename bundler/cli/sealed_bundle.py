@@ -8,7 +8,7 @@ from bundler.cli.output import Output, printable
 from bundler.core.units import format_bytes
 
 if TYPE_CHECKING:
-    from bundler.assembly.sign import SealedBundle
+    from bundler.signing.release import SealedBundle
 
 
 def show_bundle(output: Output, bundle: SealedBundle) -> None:

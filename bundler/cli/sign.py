@@ -17,8 +17,8 @@ from bundler.core.report import Report
 from bundler.errors import Finding, UsageError
 
 if TYPE_CHECKING:
-    from bundler.assembly.attestations import Attestor
-    from bundler.assembly.sign import Signed
+    from bundler.signing.attestations import Attestor
+    from bundler.signing.release import Signed
 
 KINDS = ("release", "oms", "provenance")
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -74,7 +74,7 @@ def command(
     Writes attestations/{release,oms,provenance}.sigstore.json into BUNDLE, one signature per file. Signing
     again with the same key or identity changes nothing; another one adds its own files.
     """
-    from bundler.assembly.sign import open_sealed, sign_bundle
+    from bundler.signing.release import open_sealed, sign_bundle
 
     if (key is None) is not keyless:
         raise UsageError("usage", "give either --key or --keyless", hint="`sealift sign --help`")
@@ -98,7 +98,7 @@ def command(
 def _with_key(
     output: Output, key: str, passphrase_file: Path | None, pin_file: Path | None
 ) -> Iterator[tuple[Attestor, dict[str, str]]]:
-    from bundler.assembly.attestations import KeyAttestor
+    from bundler.signing.attestations import KeyAttestor
 
     with opened_signer(key, passphrase_file, pin_file) as signer:
         public = signer.public
@@ -110,8 +110,8 @@ def _keyless(
     output: Output, trust_config: Path | None, token_file: Path | None, save_trusted_root: Path | None
 ) -> Iterator[tuple[Attestor, dict[str, str]]]:
     from bundler.cli.bundle_files import read_small
+    from bundler.signing import keyless
     from bundler.storage.atomic import write_atomic
-    from bundler.trust import keyless_signing as keyless
     from bundler.trust.keys import refuse_readable_by_others
 
     text = None

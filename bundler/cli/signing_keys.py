@@ -15,8 +15,8 @@ from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.errors import UsageError
 
 if TYPE_CHECKING:
+    from bundler.signing.signer import Signer
     from bundler.trust.keys import PublicKey
-    from bundler.trust.signers import Signer
 
 PIN_VARIABLE = "SEALIFT_PIN"
 MODULE_VARIABLE = "SEALIFT_PKCS11_MODULE"
@@ -40,16 +40,16 @@ def secret_options(command: Command) -> Command:
 @contextmanager
 def opened_signer(key: str, passphrase_file: Path | None, pin_file: Path | None) -> Iterator[Signer]:
     """The signer of `--key KEY`; a token's session is closed at the end."""
-    from bundler.trust.pkcs11_uri import Pkcs11Uri, is_pkcs11_uri
+    from bundler.signing.pkcs11_uri import Pkcs11Uri, is_pkcs11_uri
 
     if is_pkcs11_uri(key):
-        from bundler.trust.pkcs11 import Pkcs11Signer
+        from bundler.signing.pkcs11 import Pkcs11Signer
 
         uri = Pkcs11Uri.parse(key)
         with Pkcs11Signer.open(uri, pin_reader(uri.pin_source, pin_file), module=default_module()) as signer:
             yield signer
         return
-    from bundler.trust.signers import FileSigner
+    from bundler.signing.signer import FileSigner
 
     path = existing(key)
     yield FileSigner.open(path, lambda: read_passphrase(passphrase_file, what=key))
@@ -57,11 +57,11 @@ def opened_signer(key: str, passphrase_file: Path | None, pin_file: Path | None)
 
 def public_key_of(key: str, passphrase_file: Path | None, pin_file: Path | None) -> PublicKey:
     """The public key of a public or private key file, or of a key on a token."""
+    from bundler.signing.pkcs11_uri import Pkcs11Uri, is_pkcs11_uri
     from bundler.trust import keys
-    from bundler.trust.pkcs11_uri import Pkcs11Uri, is_pkcs11_uri
 
     if is_pkcs11_uri(key):
-        from bundler.trust.pkcs11 import read_public_key
+        from bundler.signing.pkcs11 import read_public_key
 
         uri = Pkcs11Uri.parse(key)
         return read_public_key(uri, pin_reader(uri.pin_source, pin_file), module=default_module())

@@ -28,7 +28,7 @@ def challenge(policy: Path, out: Path, as_json: bool) -> int:
     Example: sealift trust challenge --policy policy.json -o challenge.json
     """
     from bundler.storage.atomic import write_atomic
-    from bundler.trust.freshness import NONCE_BYTES, Challenge
+    from bundler.trust.perimeter.freshness import NONCE_BYTES, Challenge
     from bundler.trust.spki import grouped
 
     refuse_existing(out)
@@ -58,11 +58,11 @@ def answer(
 
     Example: sealift trust answer challenge.json --policy policy.json --key alice.key -o answer.sigstore.json
     """
+    from bundler.signing.signer import FileSigner
     from bundler.storage.atomic import write_atomic
     from bundler.storage.named_file import read_named
     from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
-    from bundler.trust.freshness import CHALLENGE_LIMIT, Challenge, freshness_statement
-    from bundler.trust.signers import FileSigner
+    from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, freshness_statement
 
     refuse_existing(out)
     output = Output(as_json)
@@ -89,8 +89,8 @@ def respond(challenge_file: Path, answer_file: Path, policy: Path, as_json: bool
     """
     from bundler.core.strict_json import ATTESTATION_LIMIT
     from bundler.storage.named_file import read_named
-    from bundler.trust.freshness import CHALLENGE_LIMIT, Challenge, check_answer
     from bundler.trust.keys import verify_signature
+    from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, check_answer
 
     data, parsed = read_policy(policy)
     asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))

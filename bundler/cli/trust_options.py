@@ -71,7 +71,7 @@ def perimeter(
     policy: Path, state: Path | None, first_use: str | None, trusted_root: Path | None = None
 ) -> Perimeter:
     """What these options bring. Raises UsageError (`no-policy`, `no-trusted-root`) for what is not there."""
-    from bundler.trust.state_files import StateFiles
+    from bundler.trust.perimeter.state_files import StateFiles
     from bundler.verification.verify import Perimeter
 
     root = trusted_root or policy.parent / TRUSTED_ROOT

@@ -13,7 +13,7 @@ from bundler.core.report import Report
 from bundler.errors import MalformedError, UsageError
 
 if TYPE_CHECKING:
-    from bundler.trust.first_policy import Holder
+    from bundler.trust.perimeter.first_policy import Holder
     from bundler.trust.policy_document import TrustPolicy
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -67,7 +67,7 @@ def init(
     Example: sealift trust init --root alice.pub --root bob.pub --release release.pub:carol -o policy.json
     """
     from bundler.storage.atomic import write_atomic
-    from bundler.trust.first_policy import compose_policy
+    from bundler.trust.perimeter.first_policy import compose_policy
     from bundler.trust.policy_document import TrustPolicy
 
     if out.exists():
@@ -97,7 +97,7 @@ def init(
 @json_option
 def show(policy: Path, as_json: bool) -> int:
     """Print who may say what, in sentences, with fingerprints in groups of four for reading aloud."""
-    from bundler.trust.first_policy import sentences
+    from bundler.trust.perimeter.first_policy import sentences
 
     data, parsed = read_policy(policy)
     output = Output(as_json)
@@ -118,8 +118,8 @@ def read_policy(path: Path) -> tuple[bytes, TrustPolicy]:
 def _holder(role: str, text: str) -> Holder:
     """A key file with, after the last colon, its owner."""
     from bundler.storage.named_file import read_named
-    from bundler.trust.first_policy import Holder
     from bundler.trust.keys import KEY_FILE_LIMIT, declared_owner, is_private_pem, parse_public_key
+    from bundler.trust.perimeter.first_policy import Holder
 
     name, _, owner = text.rpartition(":") if not Path(text).exists() and ":" in text else (text, "", "")
     path = Path(name)
@@ -167,7 +167,7 @@ def digest_of(data: bytes) -> str:
 
 def say_policy(output: Output, policy: TrustPolicy, digest: str) -> None:
     """The policy's sentences and its digest, on stdout."""
-    from bundler.trust.first_policy import sentences
+    from bundler.trust.perimeter.first_policy import sentences
     from bundler.trust.spki import grouped
 
     for sentence in sentences(policy):

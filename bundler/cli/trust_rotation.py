@@ -16,8 +16,8 @@ from bundler.core.report import Report
 from bundler.errors import AuthenticityError, UsageError
 
 if TYPE_CHECKING:
+    from bundler.trust.perimeter.rotation import RotationResult
     from bundler.trust.policy_document import TrustPolicy
-    from bundler.trust.rotation import RotationResult
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -40,8 +40,8 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     from bundler.core import strict_json
     from bundler.storage.atomic import write_atomic
     from bundler.storage.named_file import read_named
+    from bundler.trust.perimeter.rotation import chain_findings
     from bundler.trust.policy_document import TrustPolicy
-    from bundler.trust.rotation import chain_findings
 
     refuse_existing(out)
     old_data, old = read_policy(current)
@@ -74,9 +74,9 @@ def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | N
 
     Example: sealift trust approve 4.policy.json --key alice.key -o approvals
     """
+    from bundler.signing.signer import FileSigner
     from bundler.storage.atomic import write_atomic
     from bundler.trust.dsse import FILE_SUFFIX, encode_bundle, pre_authentication_encoding
-    from bundler.trust.signers import FileSigner
     from bundler.trust.statements import approval_statement
 
     output = Output(as_json)
@@ -138,8 +138,8 @@ def apply(
     Example: sealift trust apply 4.policy.json --approvals approvals --policy /etc/sealift/trust/policy.json
     """
     from bundler.trust.keys import verify_signature
-    from bundler.trust.rotation import check_rotation
-    from bundler.trust.state_files import StateFiles
+    from bundler.trust.perimeter.rotation import check_rotation
+    from bundler.trust.perimeter.state_files import StateFiles
 
     old_data, old = read_policy(current)
     new_data, new = read_policy(new_policy)

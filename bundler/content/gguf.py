@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
 
-from bundler.content.malformed import FETCH_AGAIN, malformed
+from bundler.content.findings import FETCH_AGAIN, malformed
 from bundler.errors import Finding, MalformedError
 
 MAGIC = b"GGUF"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bundler.core import strict_json
-from bundler.core.image_reference import is_oci_digest
+from bundler.core.specs.image_reference import is_oci_digest
 from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, PolicyError, SealiftError
 
 MANIFEST_LIMIT = 4 << 20

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bundler.content.malformed import COMPARE, malformed
+from bundler.content.findings import COMPARE, malformed
 from bundler.content.safetensors import Tensor
 from bundler.errors import ExitCode, Finding
 

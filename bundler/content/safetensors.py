@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from bundler.content.malformed import FETCH_AGAIN, malformed
-from bundler.content.opened import read_exactly
+from bundler.content.findings import FETCH_AGAIN, malformed
 from bundler.core import strict_json
 from bundler.errors import Finding, MalformedError
+from bundler.storage.regular_file import read_exactly
 
 LENGTH_BYTES = 8
 HEADER_LIMIT = 25_000_000

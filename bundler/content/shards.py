@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bundler.content.malformed import COMPARE, malformed
+from bundler.content.findings import COMPARE, malformed
 from bundler.content.safetensors import SafetensorsHeader
 from bundler.core.paths import path_fault
 from bundler.errors import Finding

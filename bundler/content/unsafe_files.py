@@ -10,8 +10,8 @@ import re
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from bundler.content.opened import open_regular
 from bundler.errors import ExitCode, Finding
+from bundler.storage.regular_file import open_regular
 
 PICKLE_SUFFIXES = frozenset(
     {".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".keras", ".mar"}

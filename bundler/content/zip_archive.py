@@ -16,8 +16,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bundler.content.opened import read_exactly
 from bundler.errors import MalformedError
+from bundler.storage.regular_file import read_exactly
 
 STORED, DEFLATED = 0, 8
 DIRECTORY_LIMIT = 256 << 20

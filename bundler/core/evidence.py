@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bundler.core.lock import (
+from bundler.core.specs.lock import (
     Lock,
     LockedAttestationRule,
     LockedImage,

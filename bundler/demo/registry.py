@@ -34,7 +34,7 @@ from bundler.content.oci import (
     parse_manifest,
 )
 from bundler.core import strict_json
-from bundler.core.image_reference import ImageReference, is_oci_digest
+from bundler.core.specs.image_reference import ImageReference, is_oci_digest
 from bundler.errors import NetworkError
 
 PIECE = 1 << 20

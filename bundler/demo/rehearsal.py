@@ -179,7 +179,7 @@ def cut_network() -> tuple[str, ...]:
 
 def check_openmp() -> None:
     """Raises MachineError (`no-openmp`) before anything is downloaded for an engine that cannot start."""
-    from bundler.launch.host import library_warnings
+    from bundler.install.host import library_warnings
 
     missing = library_warnings("llama.cpp")
     if missing:

@@ -14,8 +14,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from bundler.engines.flag_tables import EngineTable
 from bundler.errors import ExitCode, Finding, PolicyError
-from bundler.launch.flag_tables import EngineTable
 
 FROM_CALLER = frozenset(
     {

@@ -22,15 +22,15 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bundler.content.opened import read_small
 from bundler.core import strict_json
+from bundler.core.launch_profile import LaunchEntry, find_entry
 from bundler.core.manifest import Manifest
+from bundler.engines.flag_tables import EngineTable
+from bundler.engines.flags import ModelToServe, find_table, normalised, render
 from bundler.errors import IntegrityError, MachineError, PolicyError, UsageError
+from bundler.install.marker import MARKER, damage, read_marker
 from bundler.launch import environment as variables
-from bundler.launch.engines import ModelToServe, find_table, normalised, render
-from bundler.launch.entry import LaunchEntry, find_entry
-from bundler.launch.flag_tables import EngineTable
-from bundler.launch.installed import MARKER, damage, read_marker
+from bundler.storage.regular_file import read_small
 
 if TYPE_CHECKING:
     from bundler.verification.verify import VerifiedBundle

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from bundler.core.lock import LockedFile
 from bundler.core.paths import BundlePath, parse_bundle_path
-from bundler.core.spec import DocumentSpec, FileSpec
+from bundler.core.specs.lock import LockedFile
+from bundler.core.specs.spec import DocumentSpec, FileSpec
 from bundler.errors import IntegrityError, MalformedError, NetworkError
 from bundler.sources.http import (
     Headers,

@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from bundler.errors import UsageError
-from bundler.storage.faults import machine_faults
+from bundler.storage.machine_errors import machine_faults
 
 _RENAME_NOREPLACE = 1  # <linux/fs.h>
 _AT_FDCWD = -100  # <fcntl.h>

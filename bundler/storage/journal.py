@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from bundler.errors import MalformedError
 from bundler.storage.atomic import fsync_directory, write_all
-from bundler.storage.faults import machine_faults
+from bundler.storage.machine_errors import machine_faults
 
 Entry = dict[str, Any]
 

@@ -30,10 +30,10 @@ from bundler.core.chunks import DEFAULT_CHUNK_SIZE
 from bundler.core.paths import parse_bundle_path
 from bundler.errors import IntegrityError, MachineError, MalformedError
 from bundler.storage.atomic import write_all
-from bundler.storage.beneath import open_folder, parent_beneath, regular_file_facts
-from bundler.storage.digesting import FileDigester, hashing_pool
-from bundler.storage.faults import machine_faults
 from bundler.storage.journal import Journal
+from bundler.storage.machine_errors import machine_faults
+from bundler.storage.no_follow import open_folder, parent_beneath, regular_file_facts
+from bundler.storage.stream_digests import FileDigester, hashing_pool
 
 PIECE_BYTES = 1 << 20
 # Every 256 MB the bytes go to the disk and out of the page cache: a build neither fills the memory with

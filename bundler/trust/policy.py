@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bundler.core.instants import parse_instant
 from bundler.core.manifest import MANIFEST_NAME, Manifest
+from bundler.core.timestamps import parse_instant
 from bundler.errors import ExitCode, Finding
 from bundler.trust.authentication import (
     Attestation,

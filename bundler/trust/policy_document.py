@@ -13,7 +13,7 @@ from typing import Any, Union
 
 from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
-from bundler.core.instants import parse_instant
+from bundler.core.timestamps import parse_instant
 from bundler.errors import ExitCode, Finding, MalformedError
 from bundler.trust.dsse import check_shape, decode_base64
 from bundler.trust.spki import fingerprint, spki_fault

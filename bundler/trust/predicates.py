@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bundler.core.digest import is_sha256_hex
-from bundler.core.instants import parse_instant
 from bundler.core.manifest import Manifest
+from bundler.core.timestamps import parse_instant
 from bundler.errors import ExitCode, Finding
 from bundler.trust.model_signing_format import OMS_TYPE
 from bundler.trust.statements import PROVENANCE_TYPE, RELEASE_TYPE

@@ -86,7 +86,7 @@ def _model_findings(folder: Path, manifest: Manifest, model: Mapping[str, Any]) 
 
 
 def _wheel_findings(folder: Path, path: str) -> Iterator[Finding]:
-    from bundler.content.wheel import check_wheel
+    from bundler.content.wheels.wheel import check_wheel
 
     name = path.rsplit("/", 1)[-1]
     for finding in check_wheel(folder / path, deep=False):

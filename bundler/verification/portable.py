@@ -27,9 +27,9 @@ from bundler.trust.policy_document import POLICY_TYPE
 from bundler.trust.spki import algorithm_of, fingerprint
 from bundler.trust.statements import RELEASE_TYPE
 from bundler.verification import steps
-from bundler.verification.examination import Examination
-from bundler.verification.facts import facts
+from bundler.verification.checks import Examination
 from bundler.verification.openssl import OpensslVerifier, from_pem
+from bundler.verification.report_data import facts
 from bundler.verification.steps import Checked, Step, StepOutcome
 
 VERB = "verify.pyz"

@@ -12,8 +12,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from bundler.core.instants import format_instant, parse_instant
 from bundler.core.manifest import Manifest
+from bundler.core.timestamps import format_instant, parse_instant
 from bundler.errors import ExitCode, Finding
 from bundler.trust.policy import TrustPolicy, TrustResult
 from bundler.trust.policy_document import Rules

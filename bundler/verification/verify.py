@@ -17,13 +17,13 @@ from bundler.core.report import Report
 from bundler.errors import ExitCode, MachineError
 from bundler.storage.hashing import available_cores
 from bundler.storage.tree import Stamp, opened_root
+from bundler.trust.perimeter.state import effective_time
+from bundler.trust.perimeter.state_files import OpenedState, StateFiles
 from bundler.trust.policy import TrustPolicy, TrustResult
-from bundler.trust.state import effective_time
-from bundler.trust.state_files import OpenedState, StateFiles
 from bundler.verification import steps
+from bundler.verification.checks import Examination, Journal
 from bundler.verification.contents import check_contents
-from bundler.verification.examination import Examination, Journal
-from bundler.verification.facts import facts
+from bundler.verification.report_data import facts
 from bundler.verification.resume import ResumeJournal, journal_path, open_journal
 from bundler.verification.rules import check_rules
 from bundler.verification.steps import Checked, Step, StepOutcome

@@ -141,9 +141,9 @@ def _timed(name: str, command: list[str], environment: dict[str, str], size: int
 
 def _fetch(endpoint: str, folder: Path, jobs: int) -> int:
     """What `sealift lock` and `sealift build` do with a model: pin it, fetch it, hash it, sync it."""
-    from bundler.core.spec import ModelSpec
+    from bundler.core.specs.spec import ModelSpec
     from bundler.sources.fetch import fetch_all
-    from bundler.sources.huggingface import model_jobs, resolve_model
+    from bundler.sources.hub.repository import model_jobs, resolve_model
     from bundler.storage.payload import PayloadStore
 
     model = resolve_model(ModelSpec(repo=REPO), endpoint=endpoint)

@@ -44,9 +44,9 @@ from bundler.core.paths import parse_bundle_path  # noqa: E402
 from bundler.core.units import parse_size  # noqa: E402
 from bundler.storage.hashing import available_cores  # noqa: E402
 from bundler.trust.dsse import encode_bundle, pre_authentication_encoding  # noqa: E402
-from bundler.trust.first_policy import Holder, compose_policy  # noqa: E402
 from bundler.trust.keys import PrivateKey, generate  # noqa: E402
 from bundler.trust.model_signing_format import oms_statement  # noqa: E402
+from bundler.trust.perimeter.first_policy import Holder, compose_policy  # noqa: E402
 from bundler.trust.statements import RELEASE_TYPE, release_statement  # noqa: E402
 
 SHARDS = 6

@@ -13,16 +13,16 @@ from typing import Any
 from bundler.assembly.wheel_index import wheel_documents
 from bundler.content.gguf import ValueType
 from bundler.core import strict_json
-from bundler.core.lock import Lock
 from bundler.core.manifest import Manifest
+from bundler.core.specs.lock import Lock
 from bundler.demo.registry import make_demo_image
 from bundler.demo.tiny_gguf import StoredTensor, gguf_bytes
 from bundler.demo.tiny_kimi import TinyTensor, safetensors_bytes
 from bundler.storage.journal import encode_line
-from bundler.trust.freshness import Challenge
 from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.model_signing_format import OMS_TYPE
-from bundler.trust.state import Release, State
+from bundler.trust.perimeter.freshness import Challenge
+from bundler.trust.perimeter.state import Release, State
 from bundler.trust.statements import release_statement
 from bundler.trust.upstream.provenance import PREDICATE_TYPES
 from tests.servers import signatures

@@ -17,26 +17,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bundler.content import gguf, oci, safetensors, wheel_lock, zip_archive
-from bundler.content.wheel_archive import name_findings
-from bundler.content.wheel_record import parse_record, record_findings
+from bundler.content import gguf, oci, safetensors, zip_archive
+from bundler.content.wheels import lock_file as wheel_lock
+from bundler.content.wheels.archive import name_findings
+from bundler.content.wheels.record import parse_record, record_findings
 from bundler.core import strict_json
 from bundler.core.chunks import split_chunk_list
-from bundler.core.lock import Lock
 from bundler.core.manifest import Manifest, compose
 from bundler.core.paths import parse_bundle_path, path_set_findings
-from bundler.core.spec_text import parse_spec
+from bundler.core.specs.lock import Lock
+from bundler.core.specs.spec_text import parse_spec
 from bundler.errors import ExitCode, Finding, SealiftError
-from bundler.sources.hub_files import listed_files, pin_findings
-from bundler.sources.package_index import parse_page
+from bundler.sources.hub.files import listed_files, pin_findings
+from bundler.sources.wheels.package_index import parse_page
 from bundler.storage.journal import decode_lines, encode_line
 from bundler.trust.dsse import encode_bundle, parse_bundle, parse_statement
-from bundler.trust.first_policy import sentences
-from bundler.trust.freshness import Challenge
 from bundler.trust.keys import parse_public_key, public_from_spki
+from bundler.trust.perimeter.first_policy import sentences
+from bundler.trust.perimeter.freshness import Challenge
+from bundler.trust.perimeter.rotation import chain_findings
+from bundler.trust.perimeter.state import State, merged
 from bundler.trust.policy_document import TrustPolicy
-from bundler.trust.rotation import chain_findings
-from bundler.trust.state import State, merged
 from bundler.trust.upstream.envelope import read_envelope
 from bundler.trust.upstream.image_signatures import (
     SIGNATURE_ANNOTATION,

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from bundler.assembly.build import BuildRequest, BuildResult, build, building_folder
-from bundler.assembly.fetching import all_jobs
+from bundler.assembly.fetch_jobs import all_jobs
 from bundler.assembly.locking import make_lock
-from bundler.core.lock import Lock
 from bundler.core.manifest import Manifest
 from bundler.core.progress import SilentProgress
-from bundler.core.spec_text import parse_spec
+from bundler.core.specs.lock import Lock
+from bundler.core.specs.spec_text import parse_spec
 from bundler.demo.hub import LoopbackHub
 from bundler.errors import IntegrityError, PolicyError, UsageError
 

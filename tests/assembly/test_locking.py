@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.assembly.locking import DocumentKind, Resolvers, lock_changes, make_lock, spec_warnings
-from bundler.core.lock import (
+from bundler.core.specs.lock import (
     Lock,
     LockedEngine,
     LockedFile,
@@ -23,8 +23,8 @@ from bundler.core.lock import (
     LockedPlatform,
     LockedWheel,
 )
-from bundler.core.spec import DocumentSpec, EngineSpec, FileSpec, ImageSpec, ModelSpec, Spec
-from bundler.core.spec_text import parse_spec
+from bundler.core.specs.spec import DocumentSpec, EngineSpec, FileSpec, ImageSpec, ModelSpec, Spec
+from bundler.core.specs.spec_text import parse_spec
 from bundler.errors import IntegrityError, MalformedError, NetworkError, PolicyError
 from bundler.sources.files import resolve_file
 from bundler.sources.http import TransientError

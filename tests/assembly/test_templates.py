@@ -6,9 +6,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from bundler.assembly.templates import PROFILES, template
-from bundler.core.spec_text import parse_spec
+from bundler.core.specs.spec_text import parse_spec
+from bundler.engines.flags import argument_findings, find_table
 from bundler.errors import UsageError
-from bundler.launch.engines import argument_findings, find_table
 
 
 @pytest.mark.parametrize("profile", PROFILES)

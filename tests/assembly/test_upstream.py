@@ -11,7 +11,7 @@ import pytest
 
 from bundler.cli.app import run
 from bundler.core.evidence import evidence_files
-from bundler.core.lock import Lock
+from bundler.core.specs.lock import Lock
 from bundler.errors import (
     AuthenticityError,
     Finding,

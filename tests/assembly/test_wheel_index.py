@@ -18,12 +18,12 @@ from bundler.assembly.wheel_index import (
     tool_documents,
     wheel_documents,
 )
-from bundler.content.wheel import check_wheels
-from bundler.content.wheel_lock import parse_requirements, parse_wheel_lock
-from bundler.core.lock import LockedEngine
+from bundler.content.wheels.lock_file import parse_requirements, parse_wheel_lock
+from bundler.content.wheels.wheel import check_wheels
+from bundler.core.specs.lock import LockedEngine
 from bundler.errors import MalformedError
-from bundler.sources.package_index import parse_page
-from bundler.sources.uv import find_uv
+from bundler.sources.wheels.package_index import parse_page
+from bundler.sources.wheels.uv import find_uv
 from tests.wheel_files import write_wheel
 
 

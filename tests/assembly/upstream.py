@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from bundler.assembly.build import BuildRequest, build
-from bundler.assembly.fetching import all_jobs
+from bundler.assembly.fetch_jobs import all_jobs
 from bundler.assembly.locking import Resolvers, make_lock
-from bundler.core.lock import Lock
 from bundler.core.progress import SilentProgress
-from bundler.core.spec_text import parse_spec
+from bundler.core.specs.lock import Lock
+from bundler.core.specs.spec_text import parse_spec
 from bundler.demo.hub import LoopbackHub
 from tests.content.files import entry, raw_safetensors
 from tests.servers.index import IndexServer, Offer

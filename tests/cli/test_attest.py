@@ -12,8 +12,8 @@ import pytest
 
 from bundler.cli.app import run
 from bundler.trust.dsse import parse_bundle, pre_authentication_encoding
-from bundler.trust.first_policy import Holder, compose_policy
 from bundler.trust.keys import generate
+from bundler.trust.perimeter.first_policy import Holder, compose_policy
 from tests.verification.bundles import REQUIRE, TestBundle, make_bundle, snapshot
 
 LEGAL = {

@@ -9,7 +9,7 @@ import pytest
 
 from bundler.assembly.templates import PROFILES, template
 from bundler.cli.app import run
-from bundler.core.spec_text import parse_spec
+from bundler.core.specs.spec_text import parse_spec
 
 
 @pytest.mark.parametrize("profile", PROFILES)

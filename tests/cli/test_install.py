@@ -11,8 +11,8 @@ import pytest
 
 from bundler.assembly.wheel_index import wheel_documents
 from bundler.cli.app import run
-from bundler.core.target import Target
-from bundler.launch.installed import read_marker
+from bundler.core.specs.target import Target
+from bundler.install.marker import read_marker
 from tests.assembly.test_wheel_index import locked
 from tests.verification import damages
 from tests.verification.bundles import TestBundle, make_bundle
@@ -86,7 +86,7 @@ def test_json_says_what_was_installed_from_which_manifest(
 def test_a_library_that_the_engine_will_miss_is_told(
     bundle: TestBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bundler.launch.host.OPENMP", "libnothing.so.9")
+    monkeypatch.setattr("bundler.install.host.OPENMP", "libnothing.so.9")
 
     assert run(arguments(bundle, "--to", str(tmp_path / "engine"), "--json")) == 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bundler.cli.app import run
-from bundler.core.lock import Lock
+from bundler.core.specs.lock import Lock
 from bundler.demo.hub import LoopbackHub
 from bundler.demo.tiny_gguf import write_gguf
 

@@ -13,13 +13,13 @@ import pytest
 from bundler.assembly.locking import make_lock
 from bundler.assembly.templates import template
 from bundler.cli.app import run
-from bundler.core.lock import Lock, LockedEngine, LockedModel, LockedModelFile
-from bundler.core.spec import LaunchSpec, NodeSpec
-from bundler.core.spec_text import parse_spec
-from bundler.core.weights_formula import KIMI_K2_CONFIG
+from bundler.core.specs.lock import Lock, LockedEngine, LockedModel, LockedModelFile
+from bundler.core.specs.spec import LaunchSpec, NodeSpec
+from bundler.core.specs.spec_text import parse_spec
 from bundler.demo.hub import LoopbackHub
 from bundler.demo.tiny_gguf import write_gguf
 from bundler.demo.tiny_kimi import KV_RANK, LAYERS, ROPE, write_model
+from bundler.sizing.weights import KIMI_K2_CONFIG
 
 SPEC = """\
 apiVersion: sealift/v1

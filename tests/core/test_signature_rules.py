@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from bundler.core.evidence import evidence_files, rules_of, trust_path
-from bundler.core.lock import Lock, LockedSignatureRule, LockedTrustFile
-from bundler.core.spec import Spec
-from bundler.core.spec_text import json_schema, parse_spec
+from bundler.core.specs.lock import Lock, LockedSignatureRule, LockedTrustFile
+from bundler.core.specs.spec import Spec
+from bundler.core.specs.spec_text import json_schema, parse_spec
 from bundler.errors import Finding, MalformedError
 
 IDENTITY = {"issuer": "https://idp.example", "san": "release@vendor.example"}

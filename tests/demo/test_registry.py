@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from bundler.content.oci import check_layout
-from bundler.core.spec import ImageSpec
+from bundler.core.specs.spec import ImageSpec
 from bundler.demo.registry import LoopbackRegistry, make_demo_image, push_layout
 from bundler.errors import NetworkError
-from bundler.sources.images import resolve_image
-from bundler.sources.registry import RegistryClient
-from bundler.sources.registry_auth import DockerConfig
+from bundler.sources.images.images import resolve_image
+from bundler.sources.images.registry import RegistryClient
+from bundler.sources.images.registry_auth import DockerConfig
 from tests.servers.programs import docker_registry, need
 
 FILES = {

@@ -13,7 +13,7 @@ from bundler.errors import MachineError
 def test_a_missing_library_is_told_before_anything_is_made_or_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bundler.launch.host.OPENMP", "libnothing.so.9")
+    monkeypatch.setattr("bundler.install.host.OPENMP", "libnothing.so.9")
     said: list[str] = []
 
     with pytest.raises(MachineError) as caught:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bundler.engines.flag_tables import TABLES, EngineTable
+from bundler.engines.flags import find_table
 from bundler.errors import ExitCode, PolicyError
-from bundler.launch.engines import find_table
 from bundler.launch.environment import (
     FIXED,
     FOLDERS,
@@ -22,7 +23,6 @@ from bundler.launch.environment import (
     make_work_folder,
     sweep,
 )
-from bundler.launch.flag_tables import TABLES, EngineTable
 
 VLLM = find_table("vllm", "vllm", "0.19.1")
 WORK = Path("/run/work")

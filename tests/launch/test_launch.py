@@ -292,7 +292,7 @@ def test_a_model_file_that_is_not_listed_is_refused(tmp_path: Path) -> None:
 
 def test_launching_loads_nothing_of_the_connected_side() -> None:
     program = (
-        "import sys, bundler.launch.launch, bundler.launch.engines, bundler.cli.launch\n"
+        "import sys, bundler.launch.launch, bundler.engines.flags, bundler.cli.launch\n"
         "connected = {'requests', 'huggingface_hub', 'pydantic', 'sigstore', 'urllib3'}\n"
         "loaded = [name for name in sys.modules if name.split('.')[0] in connected]\n"
         "print(loaded + [name for name in sys.modules if name.startswith('bundler.sources')])"

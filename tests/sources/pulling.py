@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from bundler.core.lock import LockedImage
+from bundler.core.specs.lock import LockedImage
 from bundler.sources.fetch import RetryPolicy, fetch_all
-from bundler.sources.images import image_jobs
-from bundler.sources.registry_auth import DockerConfig
+from bundler.sources.images.images import image_jobs
+from bundler.sources.images.registry_auth import DockerConfig
 from bundler.storage.payload import PayloadStore
 
 

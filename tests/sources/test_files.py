@@ -10,8 +10,8 @@ from typing import Literal
 
 import pytest
 
-from bundler.core.lock import LockedFile
-from bundler.core.spec import DocumentSpec, FileSpec
+from bundler.core.specs.lock import LockedFile
+from bundler.core.specs.spec import DocumentSpec, FileSpec
 from bundler.errors import IntegrityError, MalformedError, NetworkError
 from bundler.sources.fetch import RetryPolicy, fetch_all
 from bundler.sources.files import LocalByteSource, destination, file_jobs, resolve_file

@@ -11,7 +11,7 @@ import pytest
 from bundler.errors import MachineError, UsageError
 from bundler.storage import atomic
 from bundler.storage.atomic import rename_directory, write_all, write_atomic
-from bundler.storage.faults import machine_faults
+from bundler.storage.machine_errors import machine_faults
 
 
 def test_a_new_file_has_the_bytes_and_exactly_the_mode(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from bundler.errors import IntegrityError, MachineError, MalformedError
 from bundler.storage import payload
-from bundler.storage.digesting import FileDigester, hashing_pool
 from bundler.storage.payload import PayloadStore, PayloadWriter, partial_name
+from bundler.storage.stream_digests import FileDigester, hashing_pool
 from tests.storage.full_disk import remount_read_only, small_disk
 
 PATH = "payload/models/shard.safetensors"

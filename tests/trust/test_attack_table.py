@@ -98,8 +98,8 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "core/test_strict_json.py::test_what_is_not_strict_is_refused",
     ),
     "a YAML alias bomb, or a name given twice, in the spec": (
-        "core/test_spec_text.py::test_an_alias_is_refused_and_nothing_is_expanded",
-        "core/test_spec_text.py::test_yaml_beyond_the_plain_subset_is_refused_with_its_line",
+        "core/specs/test_spec_text.py::test_an_alias_is_refused_and_nothing_is_expanded",
+        "core/specs/test_spec_text.py::test_yaml_beyond_the_plain_subset_is_refused_with_its_line",
     ),
     # Statements
     "an old statement version or another predicate type": _vectors(
@@ -184,12 +184,12 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "verification/test_verify.py::test_only_the_bytes_read_first_count_as_the_manifest",
     ),
     "a file is exchanged after verification, before the server starts": (
-        "launch/test_unchanged.py::test_a_file_changed_after_verification_starts_nothing",
-        "launch/test_install.py::test_a_wheel_changed_after_verification_is_refused_and_nothing_is_left",
-        "launch/test_images.py::test_a_layer_replaced_by_a_link_is_not_followed",
+        "launch/test_last_look.py::test_a_file_changed_after_verification_starts_nothing",
+        "install/test_engine.py::test_a_wheel_changed_after_verification_is_refused_and_nothing_is_left",
+        "install/test_images.py::test_a_layer_replaced_by_a_link_is_not_followed",
     ),
     "the bundle lies where it can be written": (
-        "launch/test_unchanged.py::test_a_bundle_that_can_be_written_is_told",
+        "launch/test_last_look.py::test_a_bundle_that_can_be_written_is_told",
     ),
     "an interrupted verification is continued over changed bytes or an edited journal": (
         "verification/test_resume.py::test_a_file_changed_after_the_interruption_is_read_again",
@@ -204,10 +204,10 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     ),
     "the state is deleted, edited, or set back": (
         "verification/test_verify.py::test_a_missing_state_needs_the_policy_digest_typed",
-        "trust/test_state.py::test_a_lost_copy_is_noticed",
-        "trust/test_state.py::test_an_edited_copy_is_noticed",
-        "trust/test_state.py::test_a_main_file_set_back_to_yesterdays_does_not_set_the_state_back",
-        "trust/test_state.py::test_another_typed_digest_is_refused",
+        "trust/perimeter/test_state.py::test_a_lost_copy_is_noticed",
+        "trust/perimeter/test_state.py::test_an_edited_copy_is_noticed",
+        "trust/perimeter/test_state.py::test_a_main_file_set_back_to_yesterdays_does_not_set_the_state_back",
+        "trust/perimeter/test_state.py::test_another_typed_digest_is_refused",
         *_vectors("state-is-not-json", "state-with-a-bool-serial", "state-with-a-short-digest"),
     ),
     "a policy takes back a revocation or lowers a floor": _rotations(
@@ -266,7 +266,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "verification/test_pyz.py::test_people_read_a_verdict_and_hostile_names_do_not_reach_the_terminal",
     ),
     "a PIN, passphrase or token is shown or taken from the command line": (
-        "trust/test_pkcs11.py::test_a_pin_on_the_command_line_is_refused_with_the_reason_and_not_repeated",
+        "signing/test_pkcs11.py::test_a_pin_on_the_command_line_is_refused_with_the_reason_and_not_repeated",
         "trust/test_command_line.py::test_there_is_no_option_that_takes_a_passphrase",
     ),
 }

@@ -20,7 +20,7 @@ from bundler.trust.keyless import OfflineKeylessVerifier
 from bundler.trust.keys import verify_signature
 from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
 from bundler.trust.statements import release_statement
-from bundler.verification.examination import PARSED_UNSIGNED
+from bundler.verification.checks import PARSED_UNSIGNED
 from bundler.verification.verify import verify_bundle
 from tests.servers.sigstore import Sigstore
 from tests.vectors.trust import Case, dump, sha256

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bundler.errors import AuthenticityError, MachineError, MalformedError
+from bundler.signing.signer import FileSigner, verified
 from bundler.trust import keys, spki
-from bundler.trust.signers import FileSigner, verified
 from tests.vectors.trust import private_key
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="apt-get install openssl")

@@ -18,7 +18,7 @@ from bundler.core.chunks import DEFAULT_CHUNK_SIZE
 from bundler.core.manifest import ChunkList, compose
 from bundler.core.paths import parse_bundle_path
 from bundler.trust.predicates import KINDS
-from tests.assembly.test_sign import FILES
+from tests.signing.test_release import FILES
 from tests.verification.bundles import chunk_list, entry, sha256sums, write_files
 
 ROOT = Path(__file__).parents[2]

@@ -20,10 +20,7 @@ from bundler.errors import AuthenticityError, MalformedError, SealiftError
 from bundler.trust.dsse import pre_authentication_encoding
 from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.upstream.envelope import LIMIT, read_envelope, read_statement
-from bundler.trust.upstream.image_signatures import check_image_bundle, check_simple_signing
-from bundler.trust.upstream.model_signatures import check_model_signature
-from bundler.trust.upstream.provenance import check_provenance, claimed_publishers
-from bundler.trust.upstream.signers import (
+from bundler.trust.upstream.expected_signers import (
     KeySigner,
     Signer,
     SigstoreRoot,
@@ -31,6 +28,9 @@ from bundler.trust.upstream.signers import (
     gitlab_signer,
     identity_signer,
 )
+from bundler.trust.upstream.image_signatures import check_image_bundle, check_simple_signing
+from bundler.trust.upstream.model_signatures import check_model_signature
+from bundler.trust.upstream.provenance import check_provenance, claimed_publishers
 from tests.servers.signatures import (
     GITHUB,
     Sign,

@@ -12,9 +12,9 @@ from bundler.cli.app import run
 from bundler.core.manifest import Manifest
 from bundler.errors import ExitCode, Finding, SealiftError
 from bundler.trust.keys import verify_signature
+from bundler.trust.perimeter.rotation import check_rotation
+from bundler.trust.perimeter.state import State
 from bundler.trust.policy import TrustPolicy, authenticate, evaluate
-from bundler.trust.rotation import check_rotation
-from bundler.trust.state import State
 from tests.vectors.conformance import conformance_vectors
 from tests.vectors.trust import Rotation, Vector, rotations, sha256, vectors
 

@@ -25,10 +25,10 @@ from bundler.core.manifest import (
 from bundler.core.paths import parse_bundle_path
 from bundler.core.report import Report
 from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
-from bundler.trust.first_policy import Holder, compose_policy
 from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.model_signing_format import OMS_TYPE, oms_statement
-from bundler.trust.state_files import StateFiles
+from bundler.trust.perimeter.first_policy import Holder, compose_policy
+from bundler.trust.perimeter.state_files import StateFiles
 from bundler.trust.statements import RELEASE_TYPE, release_statement
 from bundler.verification.verify import Perimeter, VerificationResult, verify_bundle
 

@@ -14,8 +14,8 @@ from tests.verification.bundles import TestBundle, make_bundle
 
 FORBIDDEN = (
     "bundler.sources",
-    "bundler.core.spec",
-    "bundler.core.lock",
+    "bundler.core.specs.spec",
+    "bundler.core.specs.lock",
     "huggingface_hub",
     "requests",
     "urllib3",

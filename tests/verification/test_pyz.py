@@ -78,7 +78,7 @@ def test_it_is_made_of_portable_modules_only() -> None:
     assert not [
         name for name in modules if name.startswith(("bundler.cli", "bundler.sources", "bundler.content"))
     ]
-    assert not {"bundler.trust.keys", "bundler.trust.keyless", "bundler.core.spec"} & set(modules)
+    assert not {"bundler.trust.keys", "bundler.trust.keyless", "bundler.core.specs.spec"} & set(modules)
 
 
 def test_its_bytes_are_always_the_same() -> None:

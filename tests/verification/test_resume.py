@@ -24,7 +24,7 @@ KILLED_VERIFY = """
 import os, signal, sys
 from pathlib import Path
 from bundler.core.progress import SilentProgress
-from bundler.trust.state_files import StateFiles
+from bundler.trust.perimeter.state_files import StateFiles
 from bundler.verification.verify import Perimeter, verify_bundle
 
 class Killer(SilentProgress):

@@ -15,10 +15,10 @@ import pytest
 from bundler.core.manifest import MANIFEST_NAME
 from bundler.core.progress import SilentProgress
 from bundler.errors import ExitCode, IntegrityError
-from bundler.trust.first_policy import Holder, compose_policy
 from bundler.trust.keys import generate
-from bundler.trust.state import State
-from bundler.verification.examination import PARSED_UNSIGNED
+from bundler.trust.perimeter.first_policy import Holder, compose_policy
+from bundler.trust.perimeter.state import State
+from bundler.verification.checks import PARSED_UNSIGNED
 from bundler.verification.verify import VerifiedBundle, verify_bundle
 from tests.verification import damages
 from tests.verification.bundles import (
@@ -272,7 +272,7 @@ def test_a_file_that_appears_while_others_are_read_is_refused(bundle: TestBundle
 def test_only_the_bytes_read_first_count_as_the_manifest(
     bundle: TestBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bundler.verification.examination import Examination
+    from bundler.verification.checks import Examination
 
     real = Examination.check_signatures
 

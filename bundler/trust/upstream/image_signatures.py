@@ -13,7 +13,7 @@ from typing import Any
 from bundler.errors import MalformedError
 from bundler.trust.dsse import STATEMENT_TYPE, decode_base64
 from bundler.trust.upstream.envelope import MAX_SIGNATURE_BYTES, read_object, read_statement, refuse
-from bundler.trust.upstream.signers import Signer
+from bundler.trust.upstream.expected_signers import Signer
 
 SIMPLE_SIGNING_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE_ANNOTATION = "dev.cosignproject.cosign/signature"

@@ -14,7 +14,7 @@ from bundler.core.digest import is_sha256_hex
 from bundler.errors import AuthenticityError
 from bundler.trust.model_signing_format import OMS_TYPE, root_digest
 from bundler.trust.upstream.envelope import read_statement, refuse
-from bundler.trust.upstream.signers import Signer
+from bundler.trust.upstream.expected_signers import Signer
 
 SIGNATURE_SUFFIXES = (".sig", ".sigstore", ".sigstore.json")
 """`model.sig` is what `model_signing sign` writes."""

@@ -15,7 +15,7 @@ from bundler.core import strict_json
 from bundler.errors import AuthenticityError, SealiftError
 from bundler.trust.dsse import BUNDLE_MEDIA_TYPE, PAYLOAD_TYPE
 from bundler.trust.upstream.envelope import read_object, read_statement, refuse
-from bundler.trust.upstream.signers import Signer
+from bundler.trust.upstream.expected_signers import Signer
 
 PROVENANCE_LIMIT = 4 << 20
 MAX_ATTESTATIONS = 64

@@ -1,0 +1,243 @@
+"""What was accepted is remembered, kept twice, and never goes back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bundler.core.manifest import Manifest
+from bundler.core.timestamps import format_instant, parse_instant
+from bundler.errors import AuthenticityError, MachineError, MalformedError, UsageError
+from bundler.trust.perimeter.state import Release, State, effective_time, merged
+from bundler.trust.perimeter.state_files import DEFAULT_STATE, SECOND_COPY, StateFiles
+from bundler.trust.policy import TrustPolicy
+from tests.vectors.trust import CHANNEL, SERIAL, Case, dump, good_policy, sha256
+
+DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
+SERIALS = st.integers(0, 2**53 - 1)
+RELEASES = st.builds(Release, serial=SERIALS, manifest=DIGESTS)
+STATES = st.builds(
+    State,
+    policy_version=st.integers(1, 100),
+    policy_sha256=DIGESTS,
+    serials=st.dictionaries(st.text(max_size=4), SERIALS, max_size=3),
+    last=st.dictionaries(st.text(max_size=4), RELEASES, max_size=3),
+    newest_time=st.none() | st.integers(0, 4_000_000_000),
+    before=st.just("") | DIGESTS,
+)
+POLICY = dump(good_policy())
+POLICY_SHA256 = sha256(POLICY)
+NEW = State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": 5})
+
+
+def files(folder: Path, count: int = 2) -> StateFiles:
+    """State files in folders of their own, not there yet."""
+    return StateFiles(paths=tuple(folder / str(number) / "state.json" for number in range(count)))
+
+
+def put(where: StateFiles, *contents: bytes | None) -> None:
+    """Write the files; None leaves one away."""
+    for path, data in zip(where.paths, contents, strict=True):
+        path.parent.mkdir(exist_ok=True)
+        if data is not None:
+            path.write_bytes(data)
+
+
+@given(STATES)
+def test_a_state_round_trips(state: State) -> None:
+    assert State.parse(state.to_bytes()) == state
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_make_the_state_parser_fail_otherwise(data: bytes) -> None:
+    with pytest.raises(MalformedError):
+        State.parse(b"x" + data)
+
+
+@given(STATES, STATES, st.integers(0, 40), st.sampled_from(["", "a", CHANNEL]))
+def test_a_merged_state_refuses_what_any_of_them_refuses(
+    one: State, other: State, serial: int, channel: str
+) -> None:
+    case = Case(serial=serial, channel=channel or "x")
+    manifest = Manifest.parse(case.manifest)
+    digest = sha256(case.manifest)
+    both = merged([one, other])
+    for state in (one, other):
+        if any(item.reference == "serial-rollback" for item in state.release_findings(manifest, digest)):
+            assert both.release_findings(manifest, digest)
+        assert both.policy_version >= state.policy_version
+
+
+@given(STATES, SERIALS)
+@settings(max_examples=50)
+def test_advancing_never_goes_back(state: State, serial: int) -> None:
+    case = Case(serial=serial)
+    manifest, policy = Manifest.parse(case.manifest), TrustPolicy.parse(POLICY)
+    after = state.advanced(policy, POLICY_SHA256, manifest, sha256(case.manifest), 5)
+    assert after.policy_version == max(3, state.policy_version)
+    assert after.floor(CHANNEL) == max(serial, state.floor(CHANNEL))
+    assert after.newest_time is not None
+    assert after.newest_time >= (state.newest_time or 0)
+    assert all(after.floor(channel) >= state.floor(channel) for channel in state.serials)
+
+
+def test_rollback_errors_say_what_was_expected_and_what_was_found() -> None:
+    case = Case()
+    manifest = Manifest.parse(case.manifest)
+    state = State(last={CHANNEL: Release(serial=SERIAL, manifest="e" * 64)}, serials={CHANNEL: SERIAL})
+    (finding,) = state.release_findings(manifest, sha256(case.manifest))
+    assert (finding.expected, finding.found) == (f"sha256:{'e' * 64}", f"sha256:{sha256(case.manifest)}")
+    state = State(serials={CHANNEL: 99})
+    (finding,) = state.release_findings(manifest, sha256(case.manifest))
+    assert (finding.reference, finding.expected, finding.found) == ("serial-rollback", "99 or later", "17")
+    state = State(policy_version=4, policy_sha256="d" * 64)
+    (finding,) = state.policy_findings(TrustPolicy.parse(POLICY), POLICY_SHA256)
+    assert (finding.expected, finding.found) == ("version 4 or later", "version 3")
+
+
+def test_members_of_a_later_version_are_kept() -> None:
+    state = State.parse(b'{"future":{"a":1}}').advanced(TrustPolicy.parse(POLICY), POLICY_SHA256)
+    assert json.loads(state.to_bytes())["future"] == {"a": 1}
+
+
+@pytest.mark.parametrize("clock", [0, 10, 2**40])
+def test_the_clock_is_never_proof_that_something_is_still_valid(clock: int) -> None:
+    assert effective_time(clock, None, 1_800_000_000) == max(clock, 1_800_000_000)
+    assert effective_time(clock) == clock
+
+
+@given(st.integers(0, 250_000_000_000))
+def test_instants_round_trip(seconds: int) -> None:
+    assert parse_instant(format_instant(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-05-01T12:00:00+02:00", 1777629600),
+        ("2026-05-01T10:00:00.999Z", 1777629600),
+        ("2026-05-01t10:00:00z", 1777629600),
+        ("2016-12-31T23:59:60Z", 1483228799),
+        ("2026-02-30T00:00:00Z", None),
+        ("2026-05-01", None),
+        ("2026-05-01T10:00:00", None),
+        ("٢٠٢٦-05-01T10:00:00Z", None),
+        (5, None),
+        (None, None),
+    ],
+)
+def test_only_rfc_3339_is_an_instant(text: object, seconds: int | None) -> None:
+    assert parse_instant(text) == seconds
+
+
+def test_the_hosts_state_is_kept_twice_and_a_named_one_once() -> None:
+    assert StateFiles.of(None).paths == (DEFAULT_STATE, SECOND_COPY)
+    assert DEFAULT_STATE.parent != SECOND_COPY.parent
+    assert StateFiles.of(Path("x")).paths == (Path("x"),)
+
+
+def test_a_state_is_written_twice_privately_and_read_back(tmp_path: Path) -> None:
+    where = files(tmp_path)
+    opened = where.open(POLICY_SHA256, f"sha256:{POLICY_SHA256}")
+    assert opened.state.first_use
+    where.write(opened, NEW)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in where.paths] == [0o600, 0o600]
+    assert where.paths[0].read_bytes() == where.paths[1].read_bytes()
+    assert [path.name for path in where.paths[0].parent.iterdir()] == ["state.json"]
+    assert where.open(POLICY_SHA256).state.serials == {"c": 5}
+
+
+def test_an_empty_object_is_a_first_use(tmp_path: Path) -> None:
+    where = files(tmp_path, 1)
+    put(where, b"{}")
+    assert where.open(POLICY_SHA256).state.first_use
+
+
+def test_a_state_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AuthenticityError) as caught:
+        files(tmp_path).open(POLICY_SHA256)
+    assert caught.value.reference == "state-missing"
+    assert "--trust-on-first-use sha256:" in caught.value.findings[0].hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_lost_copy_is_noticed(tmp_path: Path, gone: int) -> None:
+    where = files(tmp_path)
+    put(where, NEW.to_bytes(), NEW.to_bytes())
+    where.paths[gone].unlink()
+    with pytest.raises(AuthenticityError) as caught:
+        where.open(POLICY_SHA256)
+    assert caught.value.reference == "state-lost"
+    assert caught.value.findings[0].where == str(where.paths[gone])
+
+
+@pytest.mark.parametrize("edited", [0, 1])
+def test_an_edited_copy_is_noticed(tmp_path: Path, edited: int) -> None:
+    where = files(tmp_path)
+    contents = [NEW.to_bytes(), NEW.to_bytes()]
+    contents[edited] = State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": 4}).to_bytes()
+    put(where, *contents)
+    with pytest.raises(AuthenticityError) as caught:
+        where.open(POLICY_SHA256)
+    assert caught.value.reference == "state-edited"
+    assert [path.read_bytes() for path in where.paths] == contents
+
+
+def test_the_typed_digest_begins_anew_from_what_is_left(tmp_path: Path) -> None:
+    where = files(tmp_path)
+    put(where, b"garbage", NEW.to_bytes())
+    with pytest.raises(MalformedError):
+        where.open(POLICY_SHA256)
+    opened = where.open(POLICY_SHA256, f"sha256:{POLICY_SHA256.upper()}")
+    assert opened.state.serials == {"c": 5}
+
+
+def test_another_typed_digest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AuthenticityError) as caught:
+        files(tmp_path).open(POLICY_SHA256, "sha256:" + "0" * 64)
+    assert caught.value.reference == "first-use-digest"
+    assert caught.value.findings[0].expected == "sha256:" + "0" * 64
+    with pytest.raises(UsageError):
+        files(tmp_path).open(POLICY_SHA256, "yes")
+
+
+def test_a_write_cut_off_between_the_copies_is_completed_by_the_next(tmp_path: Path) -> None:
+    where = files(tmp_path)
+    old = State(policy_version=2, policy_sha256="d" * 64)
+    put(where, old.to_bytes(), old.to_bytes())
+    opened = where.open(POLICY_SHA256)
+    where.write(opened, NEW)
+    newer = where.paths[1].read_bytes()
+    assert json.loads(newer)["before"] == hashlib.sha256(old.to_bytes()).hexdigest()
+    put(where, old.to_bytes(), newer)
+    assert where.open(POLICY_SHA256).state.serials == {"c": 5}
+
+
+def test_a_main_file_set_back_to_yesterdays_does_not_set_the_state_back(tmp_path: Path) -> None:
+    where = files(tmp_path)
+    put(where, b"{}", b"{}")
+    where.write(where.open(POLICY_SHA256), NEW)
+    yesterday = where.paths[0].read_bytes()
+    where.write(
+        where.open(POLICY_SHA256), State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": 9})
+    )
+    where.paths[0].write_bytes(yesterday)
+    assert where.open(POLICY_SHA256).state.serials == {"c": 9}
+
+
+def test_what_another_process_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    where = files(tmp_path, 1)
+    put(where, b"{}")
+    opened = where.open(POLICY_SHA256)
+    put(where, NEW.to_bytes())
+    with pytest.raises(MachineError) as caught:
+        where.write(opened, State())
+    assert caught.value.reference == "state-changed"
+    assert where.paths[0].read_bytes() == NEW.to_bytes()
