@@ -12,12 +12,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from bundler.assembly.signature_status import Standing
+from bundler.core import layout
 from bundler.core.evidence import image_evidence, image_signatures, model_evidence, provenance_path
 from bundler.core.specs.lock import Lock, LockedEngine, LockedFile, LockedImage, LockedModel, LockedWheel
 
-WHEELS_FOLDER = "payload/wheels"
-TOOLS_FOLDER = "payload/tools"
-IMAGES_FOLDER = "payload/images"
 LICENSE_NAMES = ("license", "licence", "copying", "notice", "third_party_notices")
 
 
@@ -45,8 +43,8 @@ class Contents:
 def describe(lock: Lock, contents: Contents) -> list[dict[str, Any]]:
     """All artifacts of the bundle, sorted by id."""
     artifacts = [_model(model, contents.models[model.id]) for model in lock.models]
-    artifacts += _wheels(lock.engines, WHEELS_FOLDER, contents)
-    artifacts += _wheels(lock.tools, TOOLS_FOLDER, contents)
+    artifacts += _wheels(lock.engines, layout.WHEELS, contents)
+    artifacts += _wheels(lock.tools, layout.TOOLS, contents)
     artifacts += [_image(image) for image in lock.images]
     artifacts += [_file(item) for item in lock.files]
     for artifact in artifacts:
@@ -59,9 +57,9 @@ def owners(lock: Lock) -> dict[str, str]:
     """The artifact id of each path that one artifact owns; shared and generated files own themselves."""
     owned: dict[str, str] = {}
     for model in lock.models:
-        owned[f"{PurePosixPath(model.snapshot).parent.parent}/refs/main"] = model_id(model)
+        owned[f"{layout.model_folder(model.repo)}/refs/main"] = model_id(model)
         owned.update({f"{model.snapshot}/{item.path}": model_id(model) for item in model.files})
-    for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools)):
+    for folder, engines in ((layout.WHEELS, lock.engines), (layout.TOOLS, lock.tools)):
         for wheel in (wheel for engine in engines for wheel in engine.wheels):
             owned[f"{folder}/{wheel.filename}"] = wheel_id(wheel, folder)
     owned.update({item.path: file_id(item) for item in lock.files})
@@ -73,7 +71,7 @@ def _evidence_owners(lock: Lock) -> dict[str, str]:
     owned: dict[str, str] = {}
     for model in lock.models:
         owned |= {model_evidence(model, file).path: model_id(model) for file in model.signature_files}
-    for folder, engines in ((TOOLS_FOLDER, lock.tools), (WHEELS_FOLDER, lock.engines)):
+    for folder, engines in ((layout.TOOLS, lock.tools), (layout.WHEELS, lock.engines)):
         for wheel in (wheel for engine in engines for wheel in engine.wheels):
             if wheel.provenance is not None:
                 owned[provenance_path(wheel)] = wheel_id(wheel, folder)
@@ -144,7 +142,7 @@ def _wheels(engines: tuple[LockedEngine, ...], folder: str, contents: Contents) 
 def _wheel(wheel: LockedWheel, folder: str, contents: Contents) -> dict[str, Any]:
     return {
         "id": wheel_id(wheel, folder),
-        "kind": "wheels" if folder == WHEELS_FOLDER else "tool",
+        "kind": "wheels" if folder == layout.WHEELS else "tool",
         "purl": f"pkg:pypi/{wheel.name}@{wheel.version}",
         "source": {
             "asked": wheel.name,

@@ -16,9 +16,6 @@ from pathlib import Path, PurePosixPath
 from bundler import __version__
 from bundler.assembly import bundle_readme, image_layout, seal, wheel_index
 from bundler.assembly.artifact_entries import (
-    IMAGES_FOLDER,
-    TOOLS_FOLDER,
-    WHEELS_FOLDER,
     Contents,
     ModelFacts,
     describe,
@@ -30,6 +27,7 @@ from bundler.assembly.upstream_findings import no_such_evidence
 from bundler.content.model import check_model
 from bundler.content.oci import check_layout
 from bundler.content.wheels.wheel import check_wheels, metadata_text
+from bundler.core import layout
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
 from bundler.core.specs.lock import Lock, LockedModel
@@ -41,11 +39,6 @@ from bundler.storage.atomic import rename_directory
 from bundler.storage.disk_space import free_bytes
 from bundler.storage.payload import PayloadStore
 from bundler.verification.pyz import build_verify_pyz
-
-RECORDS_FOLDER = "payload/records"
-LOCK_RECORD = f"{RECORDS_FOLDER}/lock.json"
-SPEC_RECORD = f"{RECORDS_FOLDER}/spec.yaml"
-"""Where the lock and the spec themselves travel (format.md section 3, `lock`)."""
 
 JobMaker = Callable[[Lock], list[FetchJob]]
 
@@ -206,14 +199,14 @@ def _put_documents(request: BuildRequest, store: PayloadStore) -> list[str]:
 def documents(request: BuildRequest) -> dict[str, bytes]:
     """Path to bytes of all generated files but the chunk list, `SHA256SUMS` and the manifest."""
     lock = request.lock
-    texts: dict[str, bytes] = {LOCK_RECORD: lock.to_bytes(), SPEC_RECORD: request.spec}
+    texts: dict[str, bytes] = {layout.LOCK_RECORD: lock.to_bytes(), layout.SPEC_RECORD: request.spec}
     for model in lock.models:
-        texts[f"{PurePosixPath(model.snapshot).parent.parent}/refs/main"] = model.commit.encode()
+        texts[f"{layout.model_folder(model.repo)}/refs/main"] = model.commit.encode()
     if lock.engines:
         texts.update(wheel_index.wheel_documents(lock.engines))
     if lock.tools:
         name, wheel = request.own_wheel
-        texts[f"{TOOLS_FOLDER}/{name}"] = wheel
+        texts[f"{layout.TOOLS}/{name}"] = wheel
         texts.update(wheel_index.tool_documents(lock.tools, request.own_wheel))
     if lock.images:
         texts.update(image_layout.layout_documents(lock.images))
@@ -231,7 +224,7 @@ def check_contents(lock: Lock, store: PayloadStore, *, workers: int) -> tuple[Co
         models[model.id] = _check_model(model, store.root, findings)
     findings += _wheel_findings(lock, store, workers)
     if lock.images:
-        findings += check_layout(store.root / IMAGES_FOLDER)
+        findings += check_layout(store.root / layout.IMAGES)
     return Contents(models=models, wheel_licenses=_wheel_licenses(lock, store.root, workers)), findings
 
 
@@ -251,7 +244,7 @@ def _wheel_findings(lock: Lock, store: PayloadStore, workers: int) -> list[Findi
     """Each wheel on its own, the folders as wholes, and whether uv could install each engine from them."""
     findings: list[Finding] = []
     stored = store.stored()
-    for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools)):
+    for folder, engines in ((layout.WHEELS, lock.engines), (layout.TOOLS, lock.tools)):
         if engines:
             digests = {
                 PurePosixPath(path).name: item.sha256
@@ -260,14 +253,14 @@ def _wheel_findings(lock: Lock, store: PayloadStore, workers: int) -> list[Findi
             }
             findings += check_wheels(store.root / folder, workers=workers, digests=digests)
     for engine in lock.engines:
-        findings += wheel_index.completeness_findings(engine, store.root / WHEELS_FOLDER)
+        findings += wheel_index.completeness_findings(engine, store.root / layout.WHEELS)
     return findings
 
 
 def _wheel_licenses(lock: Lock, root: Path, workers: int) -> Mapping[str, str]:
     places = {
         wheel.filename: root / folder / wheel.filename
-        for folder, engines in ((WHEELS_FOLDER, lock.engines), (TOOLS_FOLDER, lock.tools))
+        for folder, engines in ((layout.WHEELS, lock.engines), (layout.TOOLS, lock.tools))
         for engine in engines
         for wheel in engine.wheels
     }

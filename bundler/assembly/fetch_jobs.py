@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, cast
 
-from bundler.assembly.artifact_entries import TOOLS_FOLDER, WHEELS_FOLDER
 from bundler.assembly.upstream_findings import no_such_evidence
+from bundler.core import layout
 from bundler.core.evidence import rules_of, trust_file, trust_path
 from bundler.core.specs.lock import Lock, LockedAttestationRule, LockedSignatureRule
 from bundler.core.specs.spec import IndexSpec, Spec
@@ -33,9 +33,9 @@ def all_jobs(lock: Lock, *, spec: Spec, base: Path, transport: str) -> list[Fetc
     for model in lock.models:
         jobs += model_jobs(model, endpoint=model.endpoint, transport=cast(Literal["http", "xet"], transport))
     for engine in lock.engines:
-        jobs += wheel_jobs(engine, indexes.get(engine.id, ()), folder=WHEELS_FOLDER)
+        jobs += wheel_jobs(engine, indexes.get(engine.id, ()), folder=layout.WHEELS)
     for tools in lock.tools:
-        jobs += wheel_jobs(tools, (), folder=TOOLS_FOLDER)
+        jobs += wheel_jobs(tools, (), folder=layout.TOOLS)
     jobs += image_jobs(lock.images)
     jobs += file_jobs(lock.files, base)
     jobs += evidence_jobs(lock, spec=spec, base=base)

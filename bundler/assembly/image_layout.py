@@ -16,12 +16,10 @@ from bundler.content.oci import (
     ROOT_DIGEST,
     SUBJECT,
 )
-from bundler.core import strict_json
+from bundler.core import layout, strict_json
 from bundler.core.specs.image_reference import ImageReference
 from bundler.core.specs.lock import LockedImage, LockedPlatform, LockedReferrer
 from bundler.errors import MalformedError
-
-FOLDER = "payload/images"
 
 
 def layout_documents(images: Sequence[LockedImage]) -> dict[str, bytes]:
@@ -44,8 +42,8 @@ def layout_documents(images: Sequence[LockedImage]) -> dict[str, bytes]:
         "manifests": [entries[key] for key in sorted(entries)],
     }
     return {
-        f"{FOLDER}/oci-layout": strict_json.dumps({"imageLayoutVersion": "1.0.0"}),
-        f"{FOLDER}/index.json": strict_json.dumps(index),
+        f"{layout.IMAGES}/oci-layout": strict_json.dumps({"imageLayoutVersion": "1.0.0"}),
+        f"{layout.IMAGES}/index.json": strict_json.dumps(index),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bundler.assembly.artifact_entries import TOOLS_FOLDER, WHEELS_FOLDER
+from bundler.core import layout
 from bundler.core.chunks import DEFAULT_CHUNK_SIZE
 from bundler.core.evidence import evidence_files
 from bundler.core.specs.lock import Lock, LockedEngine, LockedModelFile
@@ -31,8 +31,8 @@ def pinned_files(lock: Lock) -> tuple[PinnedFile, ...]:
     """All files of `lock`, each path once unless two items disagree about its size; in order of path."""
     found = {*_model_files(lock), *_image_files(lock)}
     found |= {
-        *_wheels(lock.engines, WHEELS_FOLDER, "engine wheels"),
-        *_wheels(lock.tools, TOOLS_FOLDER, "tools"),
+        *_wheels(lock.engines, layout.WHEELS, "engine wheels"),
+        *_wheels(lock.tools, layout.TOOLS, "tools"),
     }
     found |= {PinnedFile(path=item.path, size=item.size, kind="files") for item in lock.files}
     found |= {PinnedFile(path=item.path, size=item.size, kind="evidence") for item in evidence_files(lock)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bundler.core import layout
 from bundler.core.chunks import chunked_entries
 from bundler.core.manifest import (
-    CHUNKS_PATH,
     MANIFEST_NAME,
     SHA256SUMS_PATH,
     ChunkList,
@@ -37,18 +37,18 @@ def seal(
     `planned` names every file that the lock asks for. Raises IntegrityError with all findings when one of
     them is gone or changed since it was stored, or when the tree holds anything else.
     """
-    for path in (MANIFEST_NAME, SHA256SUMS_PATH, CHUNKS_PATH):
+    for path in (MANIFEST_NAME, SHA256SUMS_PATH, layout.CHUNKS):
         store.discard(path)
     stored = store.stored()
     _refuse([_gone(path) for path in sorted(set(planned) - stored.keys())])
     files = [_entry(item, owners) for item in _by_path(stored.values())]
-    covered = chunked_entries(files, CHUNKS_PATH)
+    covered = chunked_entries(files, layout.CHUNKS)
     chunk_list = b"".join(stored[entry.path].chunk_digests for entry in covered)
-    files.append(_entry(store.put_bytes(CHUNKS_PATH, chunk_list), owners))
+    files.append(_entry(store.put_bytes(layout.CHUNKS, chunk_list), owners))
     files.sort(key=lambda entry: entry.path)
     sums = "".join(f"{entry.sha256}  {entry.path}\n" for entry in files)
     files.append(_entry(store.put_bytes(SHA256SUMS_PATH, sums.encode()), owners))
-    chunks = ChunkList(path=parse_bundle_path(CHUNKS_PATH), size=store.chunk_size)
+    chunks = ChunkList(path=parse_bundle_path(layout.CHUNKS), size=store.chunk_size)
     manifest = compose(channel=channel, serial=serial, files=files, chunks=chunks, **members)
     _refuse(closed_world_findings(store, manifest))
     store.put_bytes(MANIFEST_NAME, manifest)

@@ -13,7 +13,7 @@ from functools import partial
 
 from packaging.utils import canonicalize_name
 
-from bundler.assembly.artifact_entries import TOOLS_FOLDER, WHEELS_FOLDER, image_id, model_id, wheel_id
+from bundler.assembly.artifact_entries import image_id, model_id, wheel_id
 from bundler.assembly.signature_status import NONE_OFFERED, Standing, merged
 from bundler.assembly.upstream_findings import (
     missing_signature,
@@ -23,6 +23,7 @@ from bundler.assembly.upstream_findings import (
     wrong_signature,
 )
 from bundler.content.oci import Descriptor, ImageManifest, parse_manifest
+from bundler.core import layout
 from bundler.core.evidence import (
     image_blob_path,
     image_evidence,
@@ -102,8 +103,8 @@ class _Assessing:
         """Artifact after artifact; wheels that several engines share have their best standing."""
         standings = {model_id(model): self._model(model) for model in self.lock.models}
         standings.update({image_id(image): self._image(image) for image in self.lock.images})
-        standings.update(self._engines(self.lock.engines, WHEELS_FOLDER))
-        standings.update(self._engines(self.lock.tools, TOOLS_FOLDER))
+        standings.update(self._engines(self.lock.engines, layout.WHEELS))
+        standings.update(self._engines(self.lock.tools, layout.TOOLS))
         return Assessment(standings=standings, findings=tuple(self.findings))
 
     # --- signers ---

@@ -20,7 +20,7 @@ import tomli_w
 from packaging.pylock import Pylock
 
 from bundler import __version__
-from bundler.assembly.artifact_entries import TOOLS_FOLDER, WHEELS_FOLDER
+from bundler.core import layout
 from bundler.core.specs.lock import LockedEngine, LockedWheel
 from bundler.core.specs.target import ARCHITECTURES
 from bundler.errors import ExitCode, Finding, MalformedError
@@ -36,12 +36,12 @@ def wheel_documents(engines: Sequence[LockedEngine]) -> dict[str, bytes]:
     """
     wheels = distinct_wheels(engines)
     projects = sorted({wheel.name for wheel in wheels})
-    documents = {f"{WHEELS_FOLDER}/simple/index.html": _page("Simple index", map(_project_link, projects))}
+    documents = {f"{layout.WHEELS}/simple/index.html": _page("Simple index", map(_project_link, projects))}
     for project in projects:
         links = [_file_link(wheel) for wheel in wheels if wheel.name == project]
-        documents[f"{WHEELS_FOLDER}/simple/{project}/index.html"] = _page(f"Links for {project}", links)
+        documents[f"{layout.WHEELS}/simple/{project}/index.html"] = _page(f"Links for {project}", links)
     for engine in engines:
-        documents.update(_lock_documents(engine, engine.wheels, f"{WHEELS_FOLDER}/locks/{engine.folder}"))
+        documents.update(_lock_documents(engine, engine.wheels, f"{layout.WHEELS}/locks/{engine.folder}"))
     return documents
 
 
@@ -55,8 +55,8 @@ def tool_documents(tools: Sequence[LockedEngine], own_wheel: tuple[str, bytes]) 
     distinct_wheels(tools)
     documents: dict[str, bytes] = {}
     for engine, wheels in wholes:
-        documents.update(_lock_documents(engine, wheels, f"{TOOLS_FOLDER}/{engine.folder}"))
-    documents[f"{TOOLS_FOLDER}/requirements.txt"] = _joint_requirements(wholes)
+        documents.update(_lock_documents(engine, wheels, f"{layout.TOOLS}/{engine.folder}"))
+    documents[f"{layout.TOOLS}/requirements.txt"] = _joint_requirements(wholes)
     return documents
 
 

@@ -12,14 +12,13 @@ import click
 
 from bundler.cli.bundle_files import read_manifest, read_small
 from bundler.cli.output import Output, json_option, printable
-from bundler.core import strict_json
+from bundler.core import layout, strict_json
 from bundler.core.chunks import FileChunks, split_chunk_list
 from bundler.core.manifest import ATTESTATIONS, Manifest
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
 from bundler.errors import MalformedError, SealiftError, UsageError
 
-LOCK_RECORD = "payload/records/lock.json"
 LOCK_LIMIT = 256 << 20
 
 
@@ -181,8 +180,8 @@ def show_chain(
             expected="a folder with manifest.json",
             found="a manifest alone",
         )
-    lock_bytes = read_small(bundle / LOCK_RECORD, LOCK_LIMIT)
-    lock = as_object(strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=LOCK_RECORD))
+    lock_bytes = read_small(bundle / layout.LOCK_RECORD, LOCK_LIMIT)
+    lock = as_object(strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=layout.LOCK_RECORD))
     chunks = _chunks(bundle, manifest, entry.path)
     try:
         links = chain(
@@ -197,7 +196,10 @@ def show_chain(
     except (AttributeError, KeyError, TypeError) as error:
         # The record is whatever the bundle brought: only `sealift verify` says whose it is.
         raise MalformedError(
-            "bad-lock", "the lock in the bundle does not have its form", where=LOCK_RECORD, found=repr(error)
+            "bad-lock",
+            "the lock in the bundle does not have its form",
+            where=layout.LOCK_RECORD,
+            found=repr(error),
         ) from error
     output.data(printable(entry.path))
     for link in links:

@@ -12,6 +12,7 @@ import click
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.progress import make_progress
 from bundler.cli.trust_options import perimeter, trust_options, trust_words
+from bundler.core import layout
 from bundler.core.report import Report
 from bundler.errors import Finding, UsageError
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from bundler.install.engine import Installation
     from bundler.install.images import LoadedImage
     from bundler.verification.verify import VerifiedBundle
-
-IMAGES_FOLDER = "payload/images"
 
 
 @click.command(
@@ -185,7 +184,7 @@ def _load(
 ) -> list[dict[str, str]]:
     from bundler.install.images import load_images
 
-    loaded = load_images(verified.root / IMAGES_FOLDER, target, progress=progress)
+    loaded = load_images(verified.root / layout.IMAGES, target, progress=progress)
     for image in loaded:
         findings += image.warnings
         output.data(f"image: {printable(image.name)} {image.digest}")

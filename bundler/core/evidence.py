@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bundler.core import layout
 from bundler.core.specs.lock import (
     Lock,
     LockedAttestationRule,
@@ -26,7 +27,6 @@ from bundler.core.specs.lock import (
     LockedWheel,
 )
 
-EVIDENCE_FOLDER = "payload/evidence"
 SIGNATURE_LIMIT = 4 << 20
 """Bytes of one signature document of an image or wheel; usual ones have 3 to 60 KiB."""
 MODEL_SIGNATURE_LIMIT = 32 << 20
@@ -74,8 +74,8 @@ def rules_of(lock: Lock) -> tuple[LockedSignatureRule | LockedAttestationRule, .
 def trust_path(rule: LockedSignatureRule | LockedAttestationRule) -> str:
     """Where the key or Sigstore root of a rule lies in the bundle."""
     if isinstance(rule, LockedSignatureRule) and rule.key is not None:
-        return f"{EVIDENCE_FOLDER}/keys/{rule.key.sha256}.pub"
-    return f"{EVIDENCE_FOLDER}/sigstore/{trust_file(rule).sha256}.trusted_root.json"
+        return f"{layout.EVIDENCE}/keys/{rule.key.sha256}.pub"
+    return f"{layout.EVIDENCE}/sigstore/{trust_file(rule).sha256}.trusted_root.json"
 
 
 def trust_file(rule: LockedSignatureRule | LockedAttestationRule) -> LockedTrustFile:
@@ -101,13 +101,13 @@ def model_evidence(model: LockedModel, file: LockedModelFile) -> EvidenceFile:
 
 def model_evidence_path(model: LockedModel, path: str) -> str:
     """Where the signature `path` of a repository lies."""
-    return f"{EVIDENCE_FOLDER}/models--{model.repo.replace('/', '--')}/{model.commit}/{path}"
+    return f"{layout.model_evidence_folder(model.repo)}/{model.commit}/{path}"
 
 
 def provenance_path(wheel: LockedWheel) -> str:
     """Where the publish attestations of a wheel lie, whether or not there are any."""
     index = f"{wheel.index}/" if wheel.index else ""
-    return f"{EVIDENCE_FOLDER}/wheels/{index}{wheel.filename}.provenance.json"
+    return f"{layout.EVIDENCE}/wheels/{index}{wheel.filename}.provenance.json"
 
 
 def image_signatures(image: LockedImage) -> tuple[LockedReferrer, ...]:
@@ -137,5 +137,5 @@ def image_blob_path(referrer: LockedReferrer, digest: str) -> str:
 
 def _oci_evidence(referrer: LockedReferrer, digest: str, size: int, kind: str) -> EvidenceFile:
     value = digest.partition(":")[2]
-    folder = f"{EVIDENCE_FOLDER}/images/{referrer.subject.replace(':', '-')}"
+    folder = f"{layout.EVIDENCE}/images/{referrer.subject.replace(':', '-')}"
     return EvidenceFile(path=f"{folder}/{value}.{kind}", size=size, sha256=value)

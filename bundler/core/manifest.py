@@ -14,7 +14,6 @@ from bundler.errors import ExitCode, Finding, MalformedError
 MANIFEST_TYPE = "urn:sealift:manifest:v1"
 MANIFEST_NAME = "manifest.json"
 ATTESTATIONS = "attestations"
-CHUNKS_PATH = "payload/chunks.sha256"
 SHA256SUMS_PATH = "SHA256SUMS"
 REQUIRED = frozenset({"type", "channel", "serial", "files"})
 OPTIONAL = frozenset({"name", "createdAt", "tool", "artifacts", "chunks", "lock", "launch", "critical"})

@@ -28,7 +28,7 @@ from packaging.version import InvalidVersion, Version
 from bundler import __version__
 from bundler.content import zip_archive
 from bundler.content.wheels.lock_file import LOCK_LIMIT, WheelFile, WheelLock, parse_wheel_lock
-from bundler.core import strict_json
+from bundler.core import layout, strict_json
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.core.progress import Progress, SilentProgress
 from bundler.errors import IntegrityError, MachineError, SealiftError, UsageError
@@ -36,8 +36,6 @@ from bundler.install import host
 from bundler.install.marker import INSTALL_TYPE, MARKER, damage, read_marker
 from bundler.storage.regular_file import open_regular, read_small
 
-WHEELS_FOLDER = "payload/wheels"
-LOCKS_FOLDER = f"{WHEELS_FOLDER}/locks"
 UV_LIMIT = 512 << 20
 """Bytes of the uv program that are unpacked from the bundle; it has 60 MB."""
 
@@ -59,8 +57,8 @@ def engine_folders(manifest: Manifest) -> dict[str, str]:
     """Folder names of the engines a bundle carries as wheels, to the path of their lock, sorted."""
     found = {}
     for entry in manifest.files:
-        folder, _, name = entry.path.removeprefix(f"{LOCKS_FOLDER}/").partition("/")
-        if entry.path.startswith(f"{LOCKS_FOLDER}/") and name == "pylock.toml":
+        folder, _, name = entry.path.removeprefix(f"{layout.WHEEL_LOCKS}/").partition("/")
+        if entry.path.startswith(f"{layout.WHEEL_LOCKS}/") and name == "pylock.toml":
             found[folder] = str(entry.path)
     return found
 
@@ -196,13 +194,13 @@ class _Plan:
 
 def _locked(bundle: Path, folder: str, entries: Mapping[str, FileEntry]) -> WheelLock:
     """The lock of `folder`, read once, equal to what the manifest lists, its wheels too."""
-    path = f"{LOCKS_FOLDER}/{folder}/pylock.toml"
+    path = f"{layout.WHEEL_LOCKS}/{folder}/pylock.toml"
     data = read_small(bundle / path, limit=LOCK_LIMIT, where=path)
     _compare(path, entries[path].sha256, hashlib.sha256(data).hexdigest())
     lock = parse_wheel_lock(data, where=path)
     for item in lock.files:
-        entry = entries.get(f"{WHEELS_FOLDER}/{item.filename}")
-        _compare(f"{WHEELS_FOLDER}/{item.filename}", item.sha256, entry.sha256 if entry else "not listed")
+        entry = entries.get(f"{layout.WHEELS}/{item.filename}")
+        _compare(f"{layout.WHEELS}/{item.filename}", item.sha256, entry.sha256 if entry else "not listed")
     return lock
 
 
@@ -300,7 +298,7 @@ def uv_program(bundle: Path, entries: Mapping[str, FileEntry]) -> Iterator[Path]
     from bundler.content.wheels.name import parse_wheel_name
 
     accepted = set(sys_tags())
-    carried = [path for path in entries if path.startswith("payload/tools/uv-") and path.endswith(".whl")]
+    carried = [path for path in entries if path.startswith(f"{layout.TOOLS}/uv-") and path.endswith(".whl")]
     fitting = [path for path in carried if accepted & parse_wheel_name(path.rpartition("/")[2]).tags]
     if not fitting:
         raise MachineError(
@@ -360,7 +358,7 @@ def _build(plan: _Plan, place: Path, uv: Path, python: host.HostPython) -> None:
     (private / "requirements.txt").write_text("".join(lines), "utf-8")
     # The cache lies on the same file system, so that unpacked files are linked, not copied.
     arguments = ["pip", "sync", "--python", str(place / "bin/python"), "--cache-dir", str(private / "cache")]
-    arguments += ["--no-index", "--find-links", str((plan.bundle / WHEELS_FOLDER).absolute())]
+    arguments += ["--no-index", "--find-links", str((plan.bundle / layout.WHEELS).absolute())]
     arguments += ["--require-hashes", "--only-binary", ":all:", "--link-mode", "hardlink"]
     _run_uv(plan, uv, *arguments, str(private / "requirements.txt"))
     shutil.rmtree(private)
@@ -393,7 +391,7 @@ def _refused(plan: _Plan, told: str) -> IntegrityError | MachineError:
         return IntegrityError(
             "wheel-refused",
             "a wheel is not the one that was verified; nothing was installed",
-            where=", ".join(f"{WHEELS_FOLDER}/{item.filename}" for item in changed[:10]),
+            where=", ".join(f"{layout.WHEELS}/{item.filename}" for item in changed[:10]),
             expected=f"sha256:{changed[0].sha256}",
             found=text,
             hint="`sealift verify BUNDLE` tells what else differs",
@@ -410,7 +408,7 @@ def _refused(plan: _Plan, told: str) -> IntegrityError | MachineError:
 
 def _is_unchanged(bundle: Path, item: WheelFile) -> bool:
     try:
-        with (bundle / WHEELS_FOLDER / item.filename).open("rb") as stream:
+        with (bundle / layout.WHEELS / item.filename).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest() == item.sha256
     except OSError:
         return False

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bundler.core import layout
 from bundler.core.chunks import FileChunks
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.errors import UsageError
-
-IMAGE_BLOBS = "payload/images/blobs/sha256/"
-EVIDENCE = "payload/evidence/"
 
 
 @dataclass(frozen=True)
@@ -69,9 +67,9 @@ def chain(
 
 def _upstream(lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
     for model in lock.get("models", []):
-        root = f"payload/models/models--{model['repo'].replace('/', '--')}/snapshots/{model['commit']}/"
-        if entry.path.startswith(root):
-            return _model_links(model, entry, entry.path[len(root) :])
+        root = layout.snapshot_folder(model["repo"], model["commit"])
+        if layout.is_below(entry.path, root):
+            return _model_links(model, entry, entry.path[len(root) + 1 :])
     for engine in [*lock.get("engines", []), *lock.get("tools", [])]:
         for wheel in engine["wheels"]:
             if entry.path.rsplit("/", 1)[-1] == wheel["filename"]:
@@ -83,9 +81,9 @@ def _upstream(lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
                 Link("upstream", item.get("url") or item.get("source", "")),
                 _digest("pinned sha256", item["sha256"], entry),
             ]
-    if entry.path.startswith(IMAGE_BLOBS):
+    if layout.is_below(entry.path, layout.IMAGE_BLOBS):
         return [_digest("OCI digest", entry.path.rsplit("/", 1)[-1], entry)]
-    if entry.path.startswith(EVIDENCE):
+    if layout.is_below(entry.path, layout.EVIDENCE):
         return _evidence_links(lock, entry)
     return [Link("upstream", "none: made by the builder")]
 
@@ -131,7 +129,7 @@ def _signature(manifest: Manifest, lock: Mapping[str, Any], entry: FileEntry) ->
 def _image_of(lock: Mapping[str, Any], entry: FileEntry) -> str:
     """The artifact of the first image that holds a blob; several may share it."""
     digest = f"sha256:{entry.path.rsplit('/', 1)[-1]}"
-    for image in lock.get("images", []) if entry.path.startswith(IMAGE_BLOBS) else []:
+    for image in lock.get("images", []) if layout.is_below(entry.path, layout.IMAGE_BLOBS) else []:
         holders = [*image["platforms"], *image.get("referrers", [])]
         blobs = {blob[0] for holder in holders for blob in holder["blobs"]}
         if digest in {image["digest"], *(holder["digest"] for holder in holders), *blobs}:

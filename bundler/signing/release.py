@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bundler.core import strict_json
+from bundler.core import layout, strict_json
 from bundler.core.manifest import ATTESTATIONS, MANIFEST_NAME, Manifest
 from bundler.errors import IntegrityError, UsageError
 from bundler.signing.attestations import Attestations, Attestor
@@ -22,7 +22,6 @@ from bundler.trust.statements import provenance_statement, release_statement
 
 KINDS = ("release", "oms", "provenance")
 LOCK_LIMIT = 256 << 20
-RECORDS = "payload/records/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +90,14 @@ def _read_lock(descriptor: int, manifest: Manifest) -> bytes:
     if wanted is None:
         return b""
     for entry in manifest.files:
-        if entry.sha256 == wanted and entry.path.startswith(RECORDS):
+        if entry.sha256 == wanted and layout.is_below(entry.path, layout.RECORDS):
             data, _ = read_small(descriptor, entry.path, LOCK_LIMIT)
             if hashlib.sha256(data).hexdigest() == wanted:
                 return data
     raise IntegrityError(
         "lock-record",
         "the lock that the manifest names is not among the records",
-        where=RECORDS,
+        where=layout.RECORDS,
         expected=f"a file with sha256:{wanted}",
         hint="build the bundle again",
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from bundler.core import layout
 from bundler.core.paths import BundlePath, parse_bundle_path
 from bundler.core.specs.lock import LockedFile
 from bundler.core.specs.spec import DocumentSpec, FileSpec
@@ -27,7 +28,7 @@ from bundler.sources.http import (
 from bundler.sources.jobs import FetchJob
 
 PIECE_BYTES = 1 << 20
-FOLDERS = {"file": "payload/files", "license": "payload/licenses", "document": "payload/records/documents"}
+FOLDERS = {"file": layout.FILES, "license": layout.LICENSES, "document": layout.DOCUMENTS}
 
 
 def resolve_file(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bundler.cli.app import run
-from bundler.cli.inspect import LOCK_RECORD
+from bundler.core import layout
 from tests.verification.bundles import TestBundle, make_bundle
 
 ODD_MEMBERS: list[dict[str, Any]] = [
@@ -27,7 +27,7 @@ ODD_MEMBERS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> TestBundle:
-    return make_bundle(tmp_path, {"payload/models/a": b"a", LOCK_RECORD: b'{"models": [{"repo": 1}]}'})
+    return make_bundle(tmp_path, {"payload/models/a": b"a", layout.LOCK_RECORD: b'{"models": [{"repo": 1}]}'})
 
 
 @pytest.mark.parametrize("members", ODD_MEMBERS, ids=json.dumps)
@@ -51,7 +51,7 @@ def test_a_lock_of_another_form_is_said_to_be_one(
     assert run(["inspect", str(bundle.root), "--chain", "payload/models/a", "--json"]) == 3
 
     (finding,) = json.loads(capsys.readouterr().out)["findings"]
-    assert (finding["reference"], finding["where"]) == ("bad-lock", LOCK_RECORD)
+    assert (finding["reference"], finding["where"]) == ("bad-lock", layout.LOCK_RECORD)
 
 
 def test_a_chain_needs_more_than_the_manifest(bundle: TestBundle, capsys: pytest.CaptureFixture[str]) -> None:

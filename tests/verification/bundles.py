@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bundler.core import layout
 from bundler.core.chunks import DEFAULT_CHUNK_SIZE, is_chunked
 from bundler.core.manifest import (
-    CHUNKS_PATH,
     MANIFEST_NAME,
     SHA256SUMS_PATH,
     ChunkList,
@@ -109,8 +109,8 @@ def make_bundle(
     content = dict(default_files() if files is None else files)
     chunks = None
     if chunk_size is not None:
-        content[CHUNKS_PATH] = chunk_list(content, chunk_size)
-        chunks = ChunkList(path=parse_bundle_path(CHUNKS_PATH), size=chunk_size)
+        content[layout.CHUNKS] = chunk_list(content, chunk_size)
+        chunks = ChunkList(path=parse_bundle_path(layout.CHUNKS), size=chunk_size)
     content[SHA256SUMS_PATH] = sha256sums(content)
     manifest_bytes = compose(
         channel=channel,
@@ -140,7 +140,7 @@ def chunk_list(files: Mapping[str, bytes], chunk_size: int = DEFAULT_CHUNK_SIZE)
     return b"".join(
         hashlib.sha256(files[path][at : at + chunk_size]).digest()
         for path in sorted(files)
-        if is_chunked(path, CHUNKS_PATH)
+        if is_chunked(path, layout.CHUNKS)
         for at in range(0, len(files[path]), chunk_size)
     )
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bundler.core import strict_json
-from bundler.core.manifest import CHUNKS_PATH, MANIFEST_NAME
+from bundler.core import layout, strict_json
+from bundler.core.manifest import MANIFEST_NAME
 from bundler.trust.keys import generate
 from tests.verification.bundles import CHUNK_SIZE, TestBundle, sign_bundle, write_attestation
 
@@ -204,10 +204,10 @@ INTEGRITY = (
     ),
     Damage(
         sentence="the chunk list is flipped",
-        do=_flip(CHUNKS_PATH, 40),
+        do=_flip(layout.CHUNKS, 40),
         reference="digest-mismatch",
         exit_code=10,
-        where=CHUNKS_PATH,
+        where=layout.CHUNKS,
         step=8,
     ),
     Damage(
@@ -228,10 +228,10 @@ INTEGRITY = (
     ),
     Damage(
         sentence="the chunk list is missing",
-        do=lambda bundle: bundle.path(CHUNKS_PATH).unlink(),
+        do=lambda bundle: bundle.path(layout.CHUNKS).unlink(),
         reference="missing-file",
         exit_code=10,
-        where=CHUNKS_PATH,
+        where=layout.CHUNKS,
         step=6,
     ),
     Damage(

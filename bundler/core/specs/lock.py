@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from bundler.core import strict_json
+from bundler.core import layout, strict_json
 from bundler.core.specs.spec import (
     Accelerator,
     EngineName,
@@ -103,7 +103,7 @@ class LockedModel(Strict):
     @property
     def snapshot(self) -> str:
         """The folder of the snapshot below the bundle, in Hub-cache shape."""
-        return f"payload/models/models--{self.repo.replace('/', '--')}/snapshots/{self.commit}"
+        return layout.snapshot_folder(self.repo, self.commit)
 
 
 class LockedProvenance(Strict):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from bundler.core import strict_json
+from bundler.core import layout, strict_json
 from bundler.core.digest import is_git_commit
 from bundler.core.evidence import MODEL_SIGNATURE_LIMIT, model_evidence, model_evidence_path
 from bundler.core.paths import path_fault, path_set_findings
@@ -232,7 +232,7 @@ def hub_evidence(
         "entries": sorted(map(_evident, entries), key=lambda entry: str(entry["path"])),
         "repo": model.repo,
     }
-    folder = f"payload/evidence/models--{model.repo.replace('/', '--')}"
+    folder = layout.model_evidence_folder(model.repo)
     return {f"{folder}/{model.commit}.tree.json": strict_json.dumps(value) + b"\n"}
 
 

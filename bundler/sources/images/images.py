@@ -23,6 +23,7 @@ from bundler.content.oci import (
     parse_descriptor,
     parse_manifest,
 )
+from bundler.core import layout
 from bundler.core.evidence import image_evidence, image_signatures
 from bundler.core.specs.image_reference import ImageReference
 from bundler.core.specs.lock import LockedImage, LockedPlatform, LockedReferrer
@@ -33,8 +34,6 @@ from bundler.sources.images.registry import FetchedManifest, RegistryClient
 from bundler.sources.images.registry_auth import DockerConfig
 from bundler.sources.jobs import FetchJob
 
-BLOBS = "payload/images/blobs/sha256"
-EVIDENCE = "payload/evidence/images"
 """Where an index goes that lists more platforms than the bundle carries (see `index_path`)."""
 SIGNATURE_SUFFIXES = (".sig", ".att", ".sbom")
 """Tags that cosign derives from a digest (cosign SIGNATURE_SPEC.md, "Tag-based discovery")."""
@@ -70,7 +69,9 @@ def index_path(image: LockedImage) -> str:
     it (`skopeo copy --all`, `podman`) would stop at the first platform that is not there.
     """
     value = image.digest.partition(":")[2]
-    return f"{BLOBS}/{value}" if image.complete else f"{EVIDENCE}/sha256-{value}.json"
+    return (
+        layout.image_blob(image.digest) if image.complete else f"{layout.EVIDENCE}/images/sha256-{value}.json"
+    )
 
 
 @dataclass(slots=True)
@@ -350,7 +351,7 @@ def _jobs_of(image: LockedImage, client: RegistryClient, repository: str) -> Ite
 
 
 def _path(digest: str) -> str:
-    return f"{BLOBS}/{digest.partition(':')[2]}"
+    return layout.image_blob(digest)
 
 
 def _size_conflict(job: FetchJob, known: FetchJob) -> MalformedError:

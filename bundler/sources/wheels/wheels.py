@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bundler.content.wheels.wheel import has_accelerator
+from bundler.core import layout
 from bundler.core.specs.lock import LockedEngine, LockedWheel
 from bundler.core.specs.spec import EngineSpec, IndexSpec
 from bundler.core.specs.target import Target
@@ -147,7 +148,7 @@ def wheel_jobs(
     engine: LockedEngine,
     indexes: Sequence[IndexSpec],
     *,
-    folder: str = "payload/wheels",
+    folder: str = layout.WHEELS,
     environ: Mapping[str, str] | None = None,
 ) -> list[FetchJob]:
     """A job for each wheel of `engine`. Addresses are asked of the index when a job is opened.
