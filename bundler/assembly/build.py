@@ -66,7 +66,7 @@ class BuildResult:
     """A sealed bundle."""
 
     out: Path
-    manifest_sha256: str
+    manifest: Manifest
     files: int
     bytes: int
     fetched: int
@@ -114,7 +114,7 @@ def _result(out: Path, manifest: bytes, fetched: int, warnings: tuple[Finding, .
     parsed = Manifest.parse(manifest)
     return BuildResult(
         out=out,
-        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        manifest=parsed,
         files=len(parsed.files),
         bytes=parsed.total_bytes,
         fetched=fetched,

@@ -96,7 +96,7 @@ def tell(result: BuildResult, output: Output) -> Report:
     if result.already_sealed:
         output.say("already sealed from this very lock; nothing to do")
     output.data(f"bundle    {result.out}")
-    output.data(f"manifest  sha256:{result.manifest_sha256}")
+    output.data(f"manifest  sha256:{result.manifest.sha256}")
     fetched = f"{format_bytes(result.fetched)} fetched by this run"
     output.data(f"holds     {result.files} files, {format_bytes(result.bytes)}; {fetched}")
     output.say(f"next: sealift sign {result.out} --key KEY")
@@ -105,7 +105,7 @@ def tell(result: BuildResult, output: Output) -> Report:
         findings=result.warnings,
         data={
             "bundle": str(result.out),
-            "manifest": {"sha256": result.manifest_sha256},
+            "manifest": {"sha256": result.manifest.sha256},
             "files": result.files,
             "bytes": result.bytes,
             "fetchedBytes": result.fetched,

@@ -33,43 +33,42 @@ def command(bundle: Path, files: bool, chained: str | None, as_json: bool) -> in
     Nothing is verified here; `sealift verify` does that.
     """
     output = Output(as_json)
-    manifest, data = read_manifest(bundle)
-    digest = hashlib.sha256(data).hexdigest()
+    manifest, _ = read_manifest(bundle)
     statements = read_statements(bundle) if bundle.is_dir() else {}
     if chained:
         return output.emit(
-            Report(verb="inspect", data=show_chain(bundle, manifest, digest, chained, statements, output))
+            Report(verb="inspect", data=show_chain(bundle, manifest, chained, statements, output))
         )
-    show_head(manifest, digest, output)
+    show_head(manifest, output)
     show_artifacts(manifest, output)
     show_statements(statements, output)
     if files:
         for entry in manifest.files:
             output.data(f"{entry.sha256}  {entry.size:>15}  {printable(entry.path)}")
     output.say("nothing was verified; `sealift verify BUNDLE --policy POLICY` does that")
-    return output.emit(Report(verb="inspect", data=to_json(manifest, digest, statements, files)))
+    return output.emit(Report(verb="inspect", data=to_json(manifest, statements, files)))
 
 
-def to_json(manifest: Manifest, digest: str, statements: dict[str, Any], files: bool) -> dict[str, Any]:
+def to_json(manifest: Manifest, statements: dict[str, Any], files: bool) -> dict[str, Any]:
     """The inspection for machines; files only when asked for, they can be many."""
     members = {name: value for name, value in manifest.members.items() if name != "files"}
     listed = [entry.to_json() for entry in manifest.files] if files else len(manifest.files)
     return {
         "verified": False,
-        "manifest": {**members, "sha256": digest, "files": listed, "bytes": manifest.total_bytes},
+        "manifest": {**members, "sha256": manifest.sha256, "files": listed, "bytes": manifest.total_bytes},
         "unknownMembers": list(manifest.unknown_members),
         "attestations": statements,
     }
 
 
-def show_head(manifest: Manifest, digest: str, output: Output) -> None:
+def show_head(manifest: Manifest, output: Output) -> None:
     """Name, serial, digest, size, builder."""
     members = manifest.members
     tool = as_object(members.get("tool"))
     rows = [
         ("name", members.get("name", "-")),
         ("channel", f"{manifest.channel}, serial {manifest.serial}"),
-        ("manifest", f"sha256:{digest}"),
+        ("manifest", f"sha256:{manifest.sha256}"),
         ("lock", f"sha256:{members['lock']}" if "lock" in members else "-"),
         ("made", f"{members.get('createdAt', '-')} by {tool.get('name', '?')} {tool.get('version', '')}"),
         ("holds", f"{len(manifest.files)} files, {format_bytes(manifest.total_bytes)}"),
@@ -166,7 +165,7 @@ def _statement(path: Path) -> dict[str, Any]:
 
 
 def show_chain(
-    bundle: Path, manifest: Manifest, digest: str, name: str, statements: dict[str, Any], output: Output
+    bundle: Path, manifest: Manifest, name: str, statements: dict[str, Any], output: Output
 ) -> dict[str, Any]:
     """Print the chain of one file and give it back for machines."""
     from bundler.records.chain import chain, find_entry
@@ -186,7 +185,6 @@ def show_chain(
     try:
         links = chain(
             manifest,
-            digest,
             entry,
             lock=lock,
             lock_sha256=hashlib.sha256(lock_bytes).hexdigest(),

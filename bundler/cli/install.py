@@ -89,7 +89,7 @@ def command(
         code = output.emit(replace(result.report, verb="install"))
         output.data(click.style("REFUSED: nothing was installed.", fg="red", bold=True))
         return code
-    data: dict[str, Any] = {"manifest": result.verified.manifest_sha256}
+    data: dict[str, Any] = {"manifest": result.verified.manifest.sha256}
     findings = list(result.report.findings)
     if to is not None:
         data["engine"] = _install(output, result.verified, engine, to, python, progress)
@@ -146,7 +146,6 @@ def _install(
         choose_folder(verified.manifest, engine),
         to,
         manifest=verified.manifest,
-        manifest_sha256=verified.manifest_sha256,
         python=python,
         progress=progress,
     )

@@ -93,7 +93,7 @@ def command(
     # Nobody should wait for a terabyte to be read only to hear that a name was mistyped.
     signed = verify_bundle(bundle, trust, level="signatures").verified
     if signed is not None:
-        check_ground(signed.manifest, signed.manifest_sha256, request)
+        check_ground(signed.manifest, request)
     result = verify_bundle(
         bundle,
         trust,

@@ -17,12 +17,12 @@ def show_bundle(output: Output, bundle: SealedBundle) -> None:
     output.say(f"channel   {printable(manifest.channel)}")
     output.say(f"serial    {manifest.serial}")
     output.say(f"files     {len(manifest.files)}, {format_bytes(manifest.total_bytes)}")
-    output.say(f"manifest  sha256:{bundle.manifest_sha256}")
+    output.say(f"manifest  sha256:{bundle.manifest.sha256}")
 
 
 def bundle_facts(bundle: SealedBundle) -> dict[str, Any]:
     """The same for `--json`."""
     return {
-        "manifest": {"sha256": bundle.manifest_sha256, "serial": bundle.manifest.serial},
+        "manifest": {"sha256": bundle.manifest.sha256, "serial": bundle.manifest.serial},
         "channel": bundle.manifest.channel,
     }

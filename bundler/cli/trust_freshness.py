@@ -9,7 +9,7 @@ import click
 
 from bundler.cli.output import Output, json_option
 from bundler.cli.passphrase import passphrase_option, read_passphrase
-from bundler.cli.trust_policy import digest_of, facts, read_policy, say_policy
+from bundler.cli.trust_policy import facts, read_policy, say_policy
 from bundler.cli.trust_rotation import refuse_existing
 from bundler.core.report import Report
 
@@ -32,14 +32,14 @@ def challenge(policy: Path, out: Path, as_json: bool) -> int:
     from bundler.trust.spki import grouped
 
     refuse_existing(out)
-    data, parsed = read_policy(policy)
+    parsed = read_policy(policy)
     made = Challenge(
-        nonce=secrets.token_hex(NONCE_BYTES), version=parsed.version, policy_sha256=digest_of(data)
+        nonce=secrets.token_hex(NONCE_BYTES), version=parsed.version, policy_sha256=parsed.sha256
     )
     write_atomic(out, made.to_bytes())
     output = Output(as_json)
     output.data(grouped(made.nonce))
-    return output.emit(Report(verb="trust", data={**facts(parsed, data), "nonce": made.nonce}))
+    return output.emit(Report(verb="trust", data={**facts(parsed), "nonce": made.nonce}))
 
 
 @click.command(short_help="Outside: sign which policy is in force.")
@@ -66,15 +66,15 @@ def answer(
 
     refuse_existing(out)
     output = Output(as_json)
-    data, parsed = read_policy(policy)
+    parsed = read_policy(policy)
     asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))
-    say_policy(output, parsed, digest_of(data))
+    say_policy(output, parsed)
     signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
-    payload = freshness_statement(asked, parsed, digest_of(data))
+    payload = freshness_statement(asked, parsed)
     signature = signer.sign(pre_authentication_encoding(payload))
     write_atomic(out, encode_bundle(payload, signature, hint=signer.public.fingerprint))
     output.data(str(out))
-    return output.emit(Report(verb="trust", data={**facts(parsed, data), "nonce": asked.nonce}))
+    return output.emit(Report(verb="trust", data={**facts(parsed), "nonce": asked.nonce}))
 
 
 @click.command(short_help="Inside: check the answer to a challenge.")
@@ -92,12 +92,10 @@ def respond(challenge_file: Path, answer_file: Path, policy: Path, as_json: bool
     from bundler.trust.keys import verify_signature
     from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, check_answer
 
-    data, parsed = read_policy(policy)
+    parsed = read_policy(policy)
     asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))
     answered = read_named(answer_file, ATTESTATION_LIMIT)
-    owner = check_answer(
-        asked, parsed, digest_of(data), {answer_file.name: answered}, verify_signature=verify_signature
-    )
+    owner = check_answer(asked, parsed, {answer_file.name: answered}, verify_signature=verify_signature)
     output = Output(as_json)
     output.data(f"{owner} says that this policy was in force outside after the challenge was made.")
-    return output.emit(Report(verb="trust", data={**facts(parsed, data), "owner": owner}))
+    return output.emit(Report(verb="trust", data={**facts(parsed), "owner": owner}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +87,8 @@ def init(
     policy = TrustPolicy.parse(data, where=str(out))
     write_atomic(out, data)
     output = Output(as_json)
-    say_policy(output, policy, digest_of(data))
-    return output.emit(Report(verb="trust", data=facts(policy, data)))
+    say_policy(output, policy)
+    return output.emit(Report(verb="trust", data=facts(policy)))
 
 
 @click.command(short_help="Print who may say what, in sentences.")
@@ -99,13 +98,18 @@ def show(policy: Path, as_json: bool) -> int:
     """Print who may say what, in sentences, with fingerprints in groups of four for reading aloud."""
     from bundler.trust.perimeter.first_policy import sentences
 
-    data, parsed = read_policy(policy)
+    parsed = read_policy(policy)
     output = Output(as_json)
-    say_policy(output, parsed, digest_of(data))
-    return output.emit(Report(verb="trust", data={**facts(parsed, data), "sentences": [*sentences(parsed)]}))
+    say_policy(output, parsed)
+    return output.emit(Report(verb="trust", data={**facts(parsed), "sentences": [*sentences(parsed)]}))
 
 
-def read_policy(path: Path) -> tuple[bytes, TrustPolicy]:
+def read_policy(path: Path) -> TrustPolicy:
+    """The policy in a file that a person named."""
+    return read_policy_file(path)[1]
+
+
+def read_policy_file(path: Path) -> tuple[bytes, TrustPolicy]:
     """A policy file's bytes and what they say. Raises MalformedError."""
     from bundler.core.strict_json import POLICY_LIMIT
     from bundler.storage.named_file import read_named
@@ -160,21 +164,16 @@ def _count(role: str, text: str) -> int:
     return int(text)
 
 
-def digest_of(data: bytes) -> str:
-    """Hex SHA-256."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def say_policy(output: Output, policy: TrustPolicy, digest: str) -> None:
+def say_policy(output: Output, policy: TrustPolicy) -> None:
     """The policy's sentences and its digest, on stdout."""
     from bundler.trust.perimeter.first_policy import sentences
     from bundler.trust.spki import grouped
 
     for sentence in sentences(policy):
         output.data(sentence)
-    output.data(f"Digest of this policy: {grouped(digest)}")
+    output.data(f"Digest of this policy: {grouped(policy.sha256)}")
 
 
-def facts(policy: TrustPolicy, data: bytes) -> dict[str, Any]:
+def facts(policy: TrustPolicy) -> dict[str, Any]:
     """Version and digest of a policy, for `--json`."""
-    return {"policy": {"version": policy.version, "sha256": digest_of(data)}}
+    return {"policy": {"version": policy.version, "sha256": policy.sha256}}

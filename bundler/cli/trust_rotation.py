@@ -11,7 +11,7 @@ import click
 from bundler.cli.output import Output, json_option
 from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.cli.trust_options import TRUSTED_ROOT
-from bundler.cli.trust_policy import digest_of, facts, read_policy, say_policy
+from bundler.cli.trust_policy import facts, read_policy, read_policy_file, say_policy
 from bundler.core.report import Report
 from bundler.errors import AuthenticityError, UsageError
 
@@ -44,20 +44,20 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     from bundler.trust.policy_document import TrustPolicy
 
     refuse_existing(out)
-    old_data, old = read_policy(current)
+    old = read_policy(current)
     draft_bytes = read_named(draft, strict_json.POLICY_LIMIT)
     value = strict_json.loads(draft_bytes, limit=strict_json.POLICY_LIMIT, where=str(draft))
     if isinstance(value, dict):
-        value.update(version=old.version + 1, previous={"sha256": digest_of(old_data)})
+        value.update(version=old.version + 1, previous={"sha256": old.sha256})
     data = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
     new = TrustPolicy.parse(data, where=str(draft))
-    findings = tuple(chain_findings(old, digest_of(old_data), new))
+    findings = tuple(chain_findings(old, new))
     if findings:
         raise AuthenticityError.of(findings)
     write_atomic(out, data)
     output = Output(as_json)
-    say_policy(output, new, digest_of(data))
-    return output.emit(Report(verb="trust", data=facts(new, data)))
+    say_policy(output, new)
+    return output.emit(Report(verb="trust", data=facts(new)))
 
 
 @click.command(short_help="Sign the approval of a proposed policy.")
@@ -80,18 +80,18 @@ def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | N
     from bundler.trust.statements import approval_statement
 
     output = Output(as_json)
-    data, policy = read_policy(new_policy)
-    say_policy(output, policy, digest_of(data))
+    policy = read_policy(new_policy)
+    say_policy(output, policy)
     signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
     fingerprint = signer.public.fingerprint
     path = folder / f"{policy.version}.approval.{fingerprint[:8]}{FILE_SUFFIX}"
     refuse_existing(path)
-    payload = approval_statement(new_policy.name, digest_of(data), policy.version)
+    payload = approval_statement(new_policy.name, policy)
     signature = signer.sign(pre_authentication_encoding(payload))
     write_atomic(path, encode_bundle(payload, signature, hint=fingerprint))
     output.data(str(path))
     return output.emit(
-        Report(verb="trust", data={**facts(policy, data), "approval": str(path), "key": fingerprint})
+        Report(verb="trust", data={**facts(policy), "approval": str(path), "key": fingerprint})
     )
 
 
@@ -141,16 +141,14 @@ def apply(
     from bundler.trust.perimeter.rotation import check_rotation
     from bundler.trust.perimeter.state_files import StateFiles
 
-    old_data, old = read_policy(current)
-    new_data, new = read_policy(new_policy)
+    old_data, old = read_policy_file(current)
+    new_data, new = read_policy_file(new_policy)
     files = StateFiles.of(state) if state is not None else None
-    opened = files.open(digest_of(old_data)) if files is not None else None
-    stale = opened.state.policy_findings(old, digest_of(old_data)) if opened is not None else ()
+    opened = files.open(old.sha256) if files is not None else None
+    stale = opened.state.policy_findings(old) if opened is not None else ()
     result = check_rotation(
         old,
-        digest_of(old_data),
         new,
-        digest_of(new_data),
         _read_approvals(approvals),
         verify_signature=verify_signature,
         verify_keyless=_keyless(old, current.parent / TRUSTED_ROOT),
@@ -159,8 +157,8 @@ def apply(
     if passed and not dry_run:
         _replace(current, old_data, new_data)
         if files is not None and opened is not None:
-            files.write(opened, opened.state.advanced(new, digest_of(new_data)))
-    return _tell(Output(as_json), result, stale, new, new_data, passed and not dry_run)
+            files.write(opened, opened.state.advanced(new))
+    return _tell(Output(as_json), result, stale, new, passed and not dry_run)
 
 
 def _tell(
@@ -168,7 +166,6 @@ def _tell(
     result: RotationResult,
     stale: tuple[Any, ...],
     new: TrustPolicy,
-    data: bytes,
     applied: bool,
 ) -> int:
     findings = (*stale, *result.findings)
@@ -176,7 +173,7 @@ def _tell(
         counted = ", ".join(outcome.counted) or "nobody"
         output.say(f"root of the {outcome.policy} policy: {counted} ({outcome.threshold} needed)")
     if applied:
-        say_policy(output, new, digest_of(data))
+        say_policy(output, new)
     return output.emit(
         Report(
             verb="trust",
@@ -184,7 +181,7 @@ def _tell(
             exit_code=stale[0].exit_code if stale else result.exit_code,
             findings=findings,
             data={
-                **facts(new, data),
+                **facts(new),
                 "approvals": [outcome.to_json() for outcome in result.approvals],
                 "applied": applied,
             },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,6 +59,10 @@ class Manifest:
     channel: str
     serial: int
     files: tuple[FileEntry, ...]
+    sha256: str
+    """SHA-256 of the very bytes it was parsed from, in hexadecimal: what signatures and the state name."""
+    size: int
+    """The number of those bytes."""
     chunks: ChunkList | None = None
     members: Mapping[str, Any] = field(default_factory=dict)
 
@@ -83,6 +88,8 @@ class Manifest:
             channel=value["channel"],
             serial=value["serial"],
             files=files,
+            sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data),
             chunks=_parse_chunks(value.get("chunks"), files),
             members=value,
         )

@@ -119,7 +119,6 @@ def install_engine(
     to: Path,
     *,
     manifest: Manifest,
-    manifest_sha256: str,
     python: str | None = None,
     caller: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -137,7 +136,7 @@ def install_engine(
     lock = _locked(bundle, choose_folder(manifest, folder), entries)
     host.check_host(lock.target)
     plan = _Plan(
-        bundle=bundle, folder=folder, to=_place(to), lock=lock, manifest_sha256=manifest_sha256, caller=caller
+        bundle=bundle, folder=folder, to=_place(to), lock=lock, manifest_sha256=manifest.sha256, caller=caller
     )
     with building_place(plan.to) as place, uv_program(bundle, entries) as uv:
         found = host.find_python(lock.target, uv, wanted=python, caller=caller)

@@ -116,17 +116,17 @@ def prepare(verified: VerifiedBundle, request: LaunchRequest) -> LaunchPlan:
             found=f"level {verified.level}",
             hint="`sealift verify BUNDLE --level full`",
         )
-    return plan_launch(verified.root, verified.manifest, verified.manifest_sha256, request)
+    return plan_launch(verified.root, verified.manifest, request)
 
 
-def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: LaunchRequest) -> LaunchPlan:
+def plan_launch(root: Path, manifest: Manifest, request: LaunchRequest) -> LaunchPlan:
     """The plan for the bundle at `root`; that it was verified is the caller's word (`prepare` is the door).
 
     Raises UsageError (`unknown-profile`), PolicyError (flags, parsers, code, environment, version),
     MachineError (`no-environment`, `port-in-use`, `work-folder-open`, `work-folder-too-long`),
     IntegrityError (`installed-from-another-bundle`, `installed-damaged`).
     """
-    entry, table, python, work = check_ground(manifest, manifest_sha256, request)
+    entry, table, python, work = check_ground(manifest, request)
     model = _model(Path(os.path.abspath(root)), manifest, entry, table, work)  # noqa: PTH100
     _check_undamaged(Path(os.path.abspath(request.environment)))  # noqa: PTH100 - as in check_ground
     rendered = render(table, entry, model, accept_code=request.accept_code)
@@ -144,9 +144,7 @@ def plan_launch(root: Path, manifest: Manifest, manifest_sha256: str, request: L
     )
 
 
-def check_ground(
-    manifest: Manifest, manifest_sha256: str, request: LaunchRequest
-) -> tuple[LaunchEntry, EngineTable, Path, Path]:
+def check_ground(manifest: Manifest, request: LaunchRequest) -> tuple[LaunchEntry, EngineTable, Path, Path]:
     """What manifest and machine alone decide: profile, its flag table, the engine's Python, the work folder.
 
     Reads nothing of the payload, so a wrong name is told before a terabyte is hashed. Raises what
@@ -157,7 +155,7 @@ def check_ground(
     table = find_table(entry.engine, distribution, entry.engine_version)
     installed = Path(os.path.abspath(request.environment))  # noqa: PTH100 - links stay: a venv's python is one
     python = _interpreter(installed)
-    check_marker(installed, manifest_sha256, entry.folder)
+    check_marker(installed, manifest.sha256, entry.folder)
     check_installed_version(installed, distribution, entry.engine_version)
     work = _work_folder(request.work)
     _check_port(entry.host, entry.port)

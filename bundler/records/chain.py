@@ -42,7 +42,6 @@ def find_entry(manifest: Manifest, name: str) -> FileEntry:
 
 def chain(
     manifest: Manifest,
-    manifest_sha256: str,
     entry: FileEntry,
     *,
     lock: Mapping[str, Any],
@@ -59,9 +58,9 @@ def chain(
     links.append(Link("manifest entry", f"sha256:{entry.sha256}, {entry.size} bytes"))
     if chunks is not None:
         links.append(Link("chunk digests", f"{len(chunks)} of {chunks.chunk_size} bytes each"))
-    links.append(Link("manifest", f"sha256:{manifest_sha256}"))
+    links.append(Link("manifest", f"sha256:{manifest.sha256}"))
     for name, digests in sorted(subjects.items()):
-        links.append(Link("attestation", name, agrees=manifest_sha256 in digests or None))
+        links.append(Link("attestation", name, agrees=manifest.sha256 in digests or None))
     return links
 
 

@@ -70,7 +70,7 @@ def new_statement(
     if findings:
         raise MalformedError.of(findings)
     release = {"serial": bundle.manifest.serial, "channel": bundle.manifest.channel}
-    return about_manifest(bundle.manifest_sha256, SPOKEN[kind], {**predicate, **release})
+    return about_manifest(bundle.manifest.sha256, SPOKEN[kind], {**predicate, **release})
 
 
 def attest(bundle: SealedBundle, attestor: Attestor, kind: str, payload: bytes) -> Written:
@@ -87,7 +87,7 @@ def take_in(bundle: SealedBundle, data: bytes, trusted: Trusted, *, where: str) 
 
     Raises as `incoming.accept`; nothing is written then.
     """
-    accepted = accept(data, trusted, bundle.manifest, bundle.manifest_sha256, where=where)
+    accepted = accept(data, trusted, bundle.manifest, where=where)
     signer = _Known(accepted, trusted)
     payload = parse_bundle(accepted.data, where=where).payload
     statement = accepted.attestation.statement
@@ -147,7 +147,7 @@ def _listed(path: Path, bundle: SealedBundle, trusted: Trusted | None) -> Listed
         statement = parse_statement(envelope.payload, where=where)
     except SealiftError as error:
         return Listed(name=path.name, fault=str(error), says={})
-    findings = statement_findings(statement, bundle.manifest, bundle.manifest_sha256, where=where)
+    findings = statement_findings(statement, bundle.manifest, where=where)
     fault = "; ".join(f"{finding.what}: {finding.found}" for finding in findings)
     signer = ""
     if trusted is not None:

@@ -94,9 +94,7 @@ class Trusted:
         return authenticator.authenticate(files)
 
 
-def accept(
-    data: bytes, trusted: Trusted, manifest: Manifest, manifest_sha256: str, *, where: str
-) -> Accepted:
+def accept(data: bytes, trusted: Trusted, manifest: Manifest, *, where: str) -> Accepted:
     """The attestation in a file of another program, authenticated and about this manifest.
 
     Raises MalformedError as `dsse.parse_bundle` and `dsse.parse_statement` do, `not-a-statement`,
@@ -105,7 +103,7 @@ def accept(
     """
     strict = strict_form(data, where=where)
     attestation = _authenticated(strict, trusted, where)
-    faults = statement_findings(attestation.statement, manifest, manifest_sha256, where=where)
+    faults = statement_findings(attestation.statement, manifest, where=where)
     _raise_if(faults)
     if not parse_bundle(strict, where=where).keyless:
         strict = _with_hint(strict, attestation, trusted, where)
@@ -157,20 +155,18 @@ def hint_for(predicate_type: str, public: PublicKey) -> str:
     return pem_hint(public) if predicate_type == OMS_TYPE else public.fingerprint
 
 
-def statement_findings(
-    statement: Statement, manifest: Manifest, manifest_sha256: str, *, where: str
-) -> tuple[Finding, ...]:
+def statement_findings(statement: Statement, manifest: Manifest, *, where: str) -> tuple[Finding, ...]:
     """Why a statement says nothing useful about this manifest; empty when it does."""
     kind = statement.predicate_type
     faults = predicate_findings(kind, statement.predicate, manifest, where=f"{where}: predicate")
-    fault = _subject_fault(statement, manifest, manifest_sha256)
+    fault = _subject_fault(statement, manifest)
     if not fault:
         return faults
     other = Finding(
         "other-subject",
         "the statement is not about this bundle",
         where=where,
-        expected=f"{MANIFEST_NAME} with sha256:{manifest_sha256}",
+        expected=f"{MANIFEST_NAME} with sha256:{manifest.sha256}",
         found=fault,
         hint="`sealift attest new BUNDLE` writes the statement to sign",
         exit_code=ExitCode.AUTHENTICITY,
@@ -178,13 +174,13 @@ def statement_findings(
     return (other, *faults)
 
 
-def _subject_fault(statement: Statement, manifest: Manifest, manifest_sha256: str) -> str:
+def _subject_fault(statement: Statement, manifest: Manifest) -> str:
     if statement.predicate_type == OMS_TYPE:
-        return oms_fault(statement, manifest.files, manifest_sha256)
+        return oms_fault(statement, manifest.files, manifest.sha256)
     digest = statement.subjects.get(MANIFEST_NAME)
     if digest is None:
         return "subjects named " + ", ".join(sorted(statement.subjects))[:200]
-    return "" if digest == manifest_sha256 else f"sha256:{digest}"
+    return "" if digest == manifest.sha256 else f"sha256:{digest}"
 
 
 def strict_form(data: bytes, *, where: str) -> bytes:

@@ -30,7 +30,6 @@ class SealedBundle:
 
     root: Path
     manifest: Manifest
-    manifest_sha256: str
     lock: Mapping[str, Any] | None
     lock_sha256: str
 
@@ -62,7 +61,6 @@ def open_sealed(root: Path) -> SealedBundle:
     return SealedBundle(
         root=root,
         manifest=manifest,
-        manifest_sha256=hashlib.sha256(data).hexdigest(),
         lock=strict_json.loads(lock, limit=LOCK_LIMIT, where="lock") if lock else None,
         lock_sha256=hashlib.sha256(lock).hexdigest() if lock else "",
     )
@@ -139,13 +137,13 @@ def computed_statement(bundle: SealedBundle, kind: str) -> bytes:
 
 def _provenance(bundle: SealedBundle) -> bytes:
     assert bundle.lock is not None
-    return provenance_statement(bundle.manifest, bundle.manifest_sha256, bundle.lock, bundle.lock_sha256)
+    return provenance_statement(bundle.manifest, bundle.lock, bundle.lock_sha256)
 
 
 _STATEMENTS: dict[str, Callable[[SealedBundle], bytes]] = {
-    "release": lambda bundle: release_statement(bundle.manifest, bundle.manifest_sha256),
+    "release": lambda bundle: release_statement(bundle.manifest),
     "oms": lambda bundle: oms_statement(
-        bundle.manifest.files, bundle.manifest_sha256, name=bundle.root.resolve().name or "bundle"
+        bundle.manifest.files, bundle.manifest.sha256, name=bundle.root.resolve().name or "bundle"
     ),
     "provenance": _provenance,
 }

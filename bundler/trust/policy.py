@@ -159,22 +159,21 @@ class TrustResult:
 def evaluate(
     policy: TrustPolicy,
     manifest: Manifest,
-    manifest_sha256: str,
     authentication: Authentication,
 ) -> TrustResult:
     """Step 5 after step 4, whose outcome by this policy is `authentication` (see `authenticate`).
 
-    `manifest` must have been parsed from the very bytes whose SHA-256 is `manifest_sha256`. Raises nothing
-    of its own; the state (rollback) is `trust.state`'s part of step 5.
+    Statements are compared with `manifest.sha256`. Raises nothing of its own. The state
+    (rollback) is the other part of step 5.
     """
     if authentication.findings:
         return TrustResult(authentication)
-    bundle = _Bundle(policy, manifest, manifest_sha256, authentication)
+    bundle = _Bundle(policy, manifest, authentication)
     requirements = bundle.requirements()
     return TrustResult(
         authentication,
         requirements,
-        (*_revocation_findings(policy, manifest, manifest_sha256), *_unmet(requirements)),
+        (*_revocation_findings(policy, manifest), *_unmet(requirements)),
         bundle.newest_time(),
     )
 
@@ -221,7 +220,6 @@ class _Bundle:
 
     policy: TrustPolicy
     manifest: Manifest
-    manifest_sha256: str
     authentication: Authentication
 
     def requirements(self) -> tuple[RequirementOutcome, ...]:
@@ -290,12 +288,12 @@ class _Bundle:
 
     def _subject_fault(self, requirement: Requirement, item: Attestation) -> str:
         if requirement.subject == OMS_SUBJECT:
-            return oms_fault(item.statement, self.manifest.files, self.manifest_sha256)
+            return oms_fault(item.statement, self.manifest.files, self.manifest.sha256)
         # By name and digest: the digest alone would let a statement about another file stand in.
         digest = item.statement.subjects.get(MANIFEST_NAME)
         if digest is None:
             return f"no subject is named {MANIFEST_NAME}"
-        if digest != self.manifest_sha256:
+        if digest != self.manifest.sha256:
             return f"it is about another manifest, sha256:{digest}"
         return ""
 
@@ -343,9 +341,9 @@ def stated_times(predicate: Mapping[str, Any]) -> list[int | None]:
     return [parse_instant(member) for member in members]
 
 
-def _revocation_findings(policy: TrustPolicy, manifest: Manifest, manifest_sha256: str) -> Iterable[Finding]:
-    if manifest_sha256 in policy.revoked.manifests:
-        reason = policy.revoked.manifests[manifest_sha256]
+def _revocation_findings(policy: TrustPolicy, manifest: Manifest) -> Iterable[Finding]:
+    if manifest.sha256 in policy.revoked.manifests:
+        reason = policy.revoked.manifests[manifest.sha256]
         yield _finding("revoked-manifest", "this very bundle is revoked", MANIFEST_NAME, found=reason)
     for entry in manifest.files:
         if entry.sha256 in policy.revoked.files:

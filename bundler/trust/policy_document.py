@@ -6,6 +6,7 @@ bundle is `trust.policy.evaluate`. Nothing is defaulted that would make a policy
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -131,6 +132,7 @@ class Rules:
 class TrustPolicy:
     """A policy that fulfils section 6 by itself. Says nothing about who approved it.
 
+    `sha256` is of the very bytes it was parsed from, in hexadecimal.
     `expires` is in seconds since 1970 UTC; `trusted_root_sha256` pins the Sigstore trusted root.
     """
 
@@ -139,6 +141,7 @@ class TrustPolicy:
     keys: Mapping[str, PolicyKey]
     roles: Mapping[str, Role]
     require: tuple[Requirement, ...]
+    sha256: str
     revoked: Revocations = field(default_factory=Revocations)
     min_serial: Mapping[str, int] = field(default_factory=dict)
     trusted_root_sha256: str | None = None
@@ -166,6 +169,7 @@ class TrustPolicy:
             keys=keys,
             roles=roles,
             require=require,
+            sha256=hashlib.sha256(data).hexdigest(),
             revoked=_parse_revocations(value.get("revoked", {}), where),
             min_serial=_parse_floors(value.get("minSerial", {}), where),
             trusted_root_sha256=value.get("sigstore", {}).get("trusted_root", {}).get("sha256"),

@@ -8,6 +8,7 @@ from typing import Any
 from bundler.core import strict_json
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.trust.dsse import STATEMENT_TYPE
+from bundler.trust.policy_document import TrustPolicy
 
 RELEASE_TYPE = "urn:sealift:release:v1"
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
@@ -34,10 +35,10 @@ def about_manifest(manifest_sha256: str, predicate_type: str, predicate: Mapping
     return compose({MANIFEST_NAME: manifest_sha256}, predicate_type, predicate)
 
 
-def release_statement(manifest: Manifest, manifest_sha256: str) -> bytes:
+def release_statement(manifest: Manifest) -> bytes:
     """`release`: this manifest is serial n of its channel; how many files and bytes it lists."""
     return about_manifest(
-        manifest_sha256,
+        manifest.sha256,
         RELEASE_TYPE,
         {
             "serial": manifest.serial,
@@ -48,9 +49,7 @@ def release_statement(manifest: Manifest, manifest_sha256: str) -> bytes:
     )
 
 
-def provenance_statement(
-    manifest: Manifest, manifest_sha256: str, lock: Mapping[str, Any], lock_sha256: str
-) -> bytes:
+def provenance_statement(manifest: Manifest, lock: Mapping[str, Any], lock_sha256: str) -> bytes:
     """SLSA provenance v1: the lock as external parameters, every upstream as a resolved dependency.
 
     `lock` is the parsed lock (`core.lock`, as plain JSON) whose bytes have the SHA-256 `lock_sha256`.
@@ -63,7 +62,7 @@ def provenance_statement(
     if isinstance(manifest.members.get("createdAt"), str):
         run["metadata"] = {"finishedOn": manifest.members["createdAt"]}
     return about_manifest(
-        manifest_sha256,
+        manifest.sha256,
         PROVENANCE_TYPE,
         {
             "buildDefinition": {
@@ -76,9 +75,9 @@ def provenance_statement(
     )
 
 
-def approval_statement(policy_name: str, policy_sha256: str, version: int) -> bytes:
+def approval_statement(policy_name: str, policy: TrustPolicy) -> bytes:
     """The approval of a trust policy file (format.md section 6, rotation)."""
-    return compose({policy_name: policy_sha256}, APPROVAL_TYPE, {"version": version})
+    return compose({policy_name: policy.sha256}, APPROVAL_TYPE, {"version": policy.version})
 
 
 def resolved_dependencies(lock: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ class Examination:
         """Step 4: every file of attestations/ authenticates against a key or identity of the policy."""
         assert self.policy is not None
         assert self.manifest is not None
-        self.trust = evaluate(self.policy, self.manifest, self.manifest_sha256, self._authentication())
+        self.trust = evaluate(self.policy, self.manifest, self._authentication())
         return Checked(
             findings=self.trust.authentication_findings,
             detail=f"{len(self.trust.attestations)} of {len(self.attestations)} attestations authenticated",

@@ -40,9 +40,7 @@ class VerifiedBundle:
     root: Path
     level: str
     manifest: Manifest
-    manifest_sha256: str
     policy: TrustPolicy
-    policy_sha256: str
     trust: TrustResult
     stamps: Mapping[str, Stamp]
     seal: object = field(repr=False)
@@ -178,18 +176,15 @@ class _Verification:
             self.examination.verify_keyless = OfflineKeylessVerifier(
                 self.perimeter.trusted_root, policy.trusted_root_sha256
             )
-        digest = self.examination.policy_sha256
-        self.opened = self.perimeter.state.open(digest, self.perimeter.first_use)
-        return Checked(findings=self.opened.state.policy_findings(policy, digest), detail=checked.detail)
+        self.opened = self.perimeter.state.open(policy.sha256, self.perimeter.first_use)
+        return Checked(findings=self.opened.state.policy_findings(policy), detail=checked.detail)
 
     def check_requirements(self) -> Checked:
         """Step 5: the policy's requirements, and that nothing goes back behind the state."""
         checked = self.examination.check_requirements()
         assert self.opened is not None
         assert self.examination.manifest is not None
-        rollback = self.opened.state.release_findings(
-            self.examination.manifest, self.examination.manifest_sha256
-        )
+        rollback = self.opened.state.release_findings(self.examination.manifest)
         return Checked(findings=(*checked.findings, *rollback), detail=checked.detail)
 
     def check_contents(self) -> Checked:
@@ -226,9 +221,7 @@ class _Verification:
         assert examination.manifest is not None
         advanced = self.opened.state.advanced(
             examination.policy,
-            examination.policy_sha256,
             examination.manifest,
-            examination.manifest_sha256,
             examination.trust.newest_time,
         )
         try:
@@ -266,9 +259,7 @@ class _Verification:
             root=self.root,
             level=level,
             manifest=examination.manifest,
-            manifest_sha256=examination.manifest_sha256,
             policy=examination.policy,
-            policy_sha256=examination.policy_sha256,
             trust=examination.trust,
             stamps=examination.tree.files if examination.tree is not None else {},
             seal=_SEAL,

@@ -228,7 +228,7 @@ def _write(root: Path, path: str, data: bytes) -> FileEntry:
 def _signed(folder: Path, root: Path, manifest_bytes: bytes, size: int) -> Bundle:
     key, manifest = generate(), Manifest.parse(manifest_bytes)
     digest = hashlib.sha256(manifest_bytes).hexdigest()
-    _attest(root, "release", release_statement(manifest, digest), key)
+    _attest(root, "release", release_statement(manifest), key)
     _attest(root, "oms", oms_statement(manifest.files, digest, name=root.name), key)
     holders = [Holder(role=role, key=key.public, owner="bench") for role in ("root", "release")]
     require = [{"id": "release", "role": "release", "predicateType": RELEASE_TYPE}]

@@ -113,7 +113,7 @@ def statements() -> Sequence[bytes]:
         "predicateType": "https://cyclonedx.org/bom",
         "predicate": {"confidence": 0.5, "components": [{"name": "a"}]},
     }
-    return [release_statement(Manifest.parse(data), digest), strict_json.dumps(sbom)]
+    return [release_statement(Manifest.parse(data)), strict_json.dumps(sbom)]
 
 
 def policies() -> Sequence[bytes]:

@@ -60,7 +60,7 @@ def test_a_build_leaves_one_sealed_tree_and_nothing_beside_it(folder: Path) -> N
     asked = request(folder)
     result = run(asked)
     manifest = (asked.out / "manifest.json").read_bytes()
-    assert result.manifest_sha256 == hashlib.sha256(manifest).hexdigest()
+    assert result.manifest.sha256 == hashlib.sha256(manifest).hexdigest()
     assert Manifest.parse(manifest).members["lock"] == asked.lock.sha256
     assert (asked.out / "payload/files/notes.txt").read_text() == "remember the milk\n"
     assert not building_folder(asked.out).exists()

@@ -78,7 +78,6 @@ class Bundle:
             self.engine.folder,
             to,
             manifest=self.manifest,
-            manifest_sha256=self.digest,
             **{"python": sys.executable, **options},
         )
 
@@ -122,7 +121,7 @@ def test_nothing_is_asked_of_any_network(bundle: Bundle, tmp_path: Path) -> None
         "from bundler.install.engine import install_engine;"
         "root = Path(sys.argv[1]); data = (root / 'manifest.json').read_bytes();"
         "install_engine(root, sys.argv[2], Path(sys.argv[3]), manifest=Manifest.parse(data),"
-        " manifest_sha256='0' * 64, python=sys.executable);"
+        " python=sys.executable);"
         "assert not {'requests', 'pydantic', 'huggingface_hub', 'bundler.sources'} & set(sys.modules)"
     )
     arguments = [str(bundle.root), bundle.engine.folder, str(tmp_path / "engine")]
@@ -295,7 +294,7 @@ def test_a_killed_installation_looks_like_none_and_the_next_one_clears_it(
         "install._check_versions = lambda *_: (print('here', flush=True), time.sleep(60));"
         "root = Path(sys.argv[1]); data = (root / 'manifest.json').read_bytes();"
         "install.install_engine(root, sys.argv[2], Path(sys.argv[3]), manifest=Manifest.parse(data),"
-        " manifest_sha256='0' * 64, python=sys.executable)"
+        " python=sys.executable)"
     )
     arguments = [str(bundle.root), bundle.engine.folder, str(tmp_path / "engine")]
     with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE) as process:

@@ -46,7 +46,7 @@ class Perimeter:
     request: LaunchRequest
 
     def plan(self, **changes: Any) -> LaunchPlan:
-        return plan_launch(self.root, self.manifest, self.sha256, replace(self.request, **changes))
+        return plan_launch(self.root, self.manifest, replace(self.request, **changes))
 
 
 def perimeter(

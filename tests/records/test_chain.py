@@ -48,10 +48,8 @@ def manifest(sha256: str = "a" * 64) -> Manifest:
 def links_of(name: str, listed: Manifest, *, lock_sha256: str = "f" * 64) -> dict[str, Link]:
     entry = find_entry(listed, name)
     chunks = FileChunks(entry=entry, chunk_size=4, digests=bytes(96))
-    subjects = {"release.sigstore.json": ["9" * 64]}
-    found = chain(
-        listed, "9" * 64, entry, lock=LOCK, lock_sha256=lock_sha256, chunks=chunks, subjects=subjects
-    )
+    subjects = {"release.sigstore.json": [listed.sha256]}
+    found = chain(listed, entry, lock=LOCK, lock_sha256=lock_sha256, chunks=chunks, subjects=subjects)
     return {link.step: link for link in found}
 
 
@@ -118,9 +116,7 @@ def signature_link(path: str, sha256: str, standing: object, artifact: str = "")
     listed = Manifest.parse(
         compose(channel="c", serial=1, files=files, chunks=None, artifacts=[3, {}, *described])
     )
-    return chain(
-        listed, "9" * 64, listed.files[0], lock=SIGNED_LOCK, lock_sha256="0" * 64, chunks=None, subjects={}
-    )
+    return chain(listed, listed.files[0], lock=SIGNED_LOCK, lock_sha256="0" * 64, chunks=None, subjects={})
 
 
 def test_the_layer_of_an_image_says_who_signed_the_image() -> None:

@@ -400,11 +400,11 @@ def test_a_statement_that_says_nothing_about_this_bundle_is_refused(
 
 
 def test_a_statement_about_another_manifest_is_refused(bundle: SealedBundle) -> None:
-    payload = opinion(bundle).replace(bundle.manifest_sha256.encode(), b"0" * 64)
+    payload = opinion(bundle).replace(bundle.manifest.sha256.encode(), b"0" * 64)
     error = refused(bundle, foreign(LENA, payload))
     assert error.reference == "other-subject"
     assert error.findings[0].found == "sha256:" + "0" * 64
-    assert error.findings[0].expected == f"manifest.json with sha256:{bundle.manifest_sha256}"
+    assert error.findings[0].expected == f"manifest.json with sha256:{bundle.manifest.sha256}"
 
 
 def test_an_oms_attestation_of_another_tree_is_refused(bundle: SealedBundle) -> None:

@@ -26,7 +26,6 @@ from tests.vectors.trust import (
     good_policy,
     policy_key,
     private_key,
-    sha256,
     signed,
 )
 
@@ -35,7 +34,7 @@ def judged(case: Case, **verifiers: Any) -> TrustResult:
     """Steps 4 and 5 of a case."""
     policy = TrustPolicy.parse(dump(case.policy))
     signed = authenticate(policy, case.attestations, **{"verify_signature": verify_signature, **verifiers})
-    return evaluate(policy, Manifest.parse(case.manifest), sha256(case.manifest), signed)
+    return evaluate(policy, Manifest.parse(case.manifest), signed)
 
 
 def outcome(result: TrustResult, name: str) -> dict[str, Any]:

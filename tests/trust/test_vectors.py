@@ -16,7 +16,7 @@ from bundler.trust.perimeter.rotation import check_rotation
 from bundler.trust.perimeter.state import State
 from bundler.trust.policy import TrustPolicy, authenticate, evaluate
 from tests.vectors.conformance import conformance_vectors
-from tests.vectors.trust import Rotation, Vector, rotations, sha256, vectors
+from tests.vectors.trust import Rotation, Vector, rotations, vectors
 
 VECTORS = [*vectors(), *conformance_vectors()]
 ROTATIONS = rotations()
@@ -27,18 +27,17 @@ def judge(vector: Vector) -> tuple[ExitCode, tuple[Finding, ...]]:
     try:
         policy = TrustPolicy.parse(vector.policy)
         state = State.parse(vector.state)
-        stale = state.policy_findings(policy, sha256(vector.policy))
+        stale = state.policy_findings(policy)
         if stale:
             return ExitCode.AUTHENTICITY, stale
         manifest = Manifest.parse(vector.manifest)
     except SealiftError as error:
         return error.exit_code, error.findings
-    digest = sha256(vector.manifest)
     signed = authenticate(policy, vector.attestations, verify_signature=verify_signature)
-    result = evaluate(policy, manifest, digest, signed)
+    result = evaluate(policy, manifest, signed)
     if result.findings:
         return result.exit_code, result.findings
-    old = state.release_findings(manifest, digest)
+    old = state.release_findings(manifest)
     return (ExitCode.AUTHENTICITY if old else ExitCode.PASSED), old
 
 
@@ -99,9 +98,7 @@ def test_a_rotation_says_who_counted_and_who_did_not() -> None:
     rotation = next(item for item in ROTATIONS if item.name == "rotate-by-release")
     result = check_rotation(
         TrustPolicy.parse(rotation.current),
-        sha256(rotation.current),
         TrustPolicy.parse(rotation.new),
-        sha256(rotation.new),
         rotation.approvals,
         verify_signature=verify_signature,
     )
@@ -118,9 +115,7 @@ def test_an_approval_by_a_stranger_explains_why_the_threshold_is_missed() -> Non
     approvals = {**rotation.approvals, "9.sigstore.json": strangers.approvals["2.sigstore.json"]}
     result = check_rotation(
         TrustPolicy.parse(rotation.current),
-        sha256(rotation.current),
         TrustPolicy.parse(rotation.new),
-        sha256(rotation.new),
         approvals,
         verify_signature=verify_signature,
     )

@@ -161,7 +161,7 @@ def sign_bundle(root: Path, key: PrivateKey, *, prefix: str = "") -> None:
     """Write the release and the OMS attestation of what manifest.json says now."""
     data = (root / MANIFEST_NAME).read_bytes()
     manifest, digest = Manifest.parse(data), hashlib.sha256(data).hexdigest()
-    write_attestation(root, f"{prefix}release", release_statement(manifest, digest), key)
+    write_attestation(root, f"{prefix}release", release_statement(manifest), key)
     write_attestation(root, f"{prefix}oms", oms_statement(manifest.files, digest, name=root.name), key)
 
 

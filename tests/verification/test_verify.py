@@ -92,7 +92,7 @@ def test_success_is_remembered_and_nothing_else_is_written(bundle: TestBundle) -
     assert result.verified is not None
     state = State.parse(bundle.state.read_bytes())
     assert state.serials == {"test/stable": 7}
-    assert state.last["test/stable"].manifest == result.verified.manifest_sha256
+    assert state.last["test/stable"].manifest == result.verified.manifest.sha256
     assert snapshot(bundle.root) == before
 
 

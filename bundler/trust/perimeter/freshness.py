@@ -56,16 +56,15 @@ class Challenge:
         return cls(nonce=value["nonce"], version=policy["version"], policy_sha256=policy["sha256"])
 
 
-def freshness_statement(challenge: Challenge, policy: TrustPolicy, policy_sha256: str) -> bytes:
+def freshness_statement(challenge: Challenge, policy: TrustPolicy) -> bytes:
     """The answer's statement: `policy` is in force outside, said after `challenge` was made."""
-    predicate = {"nonce": challenge.nonce, "policy": {"version": policy.version, "sha256": policy_sha256}}
-    return compose({"policy.json": policy_sha256}, FRESHNESS_TYPE, predicate)
+    predicate = {"nonce": challenge.nonce, "policy": {"version": policy.version, "sha256": policy.sha256}}
+    return compose({"policy.json": policy.sha256}, FRESHNESS_TYPE, predicate)
 
 
 def check_answer(
     challenge: Challenge,
     policy: TrustPolicy,
-    policy_sha256: str,
     answer: Mapping[str, bytes],
     *,
     verify_signature: VerifySignature,
@@ -86,7 +85,7 @@ def check_answer(
             raise AuthenticityError(
                 "not-an-answer", "this does not answer the challenge", where=item.name, found=fault
             )
-        _refuse_withheld(item, policy, policy_sha256)
+        _refuse_withheld(item, policy)
         return owner_of(policy, item)
     raise AuthenticityError("not-an-answer", "nothing could be checked", where=", ".join(answer))
 
@@ -102,15 +101,15 @@ def _answer_fault(item: Attestation, challenge: Challenge) -> str:
     return "" if predicate["nonce"] == challenge.nonce else "it answers another challenge"
 
 
-def _refuse_withheld(item: Attestation, policy: TrustPolicy, policy_sha256: str) -> None:
+def _refuse_withheld(item: Attestation, policy: TrustPolicy) -> None:
     said: Mapping[str, Any] = item.statement.predicate["policy"]
-    if said == {"version": policy.version, "sha256": policy_sha256}:
+    if said == {"version": policy.version, "sha256": policy.sha256}:
         return
     finding = Finding(
         "policy-withheld",
         "another policy than the one here is in force outside",
         where=item.name,
-        expected=f"version {policy.version}, sha256:{policy_sha256}",
+        expected=f"version {policy.version}, sha256:{policy.sha256}",
         found=f"version {said['version']}, sha256:{said['sha256']}",
         hint="ask for the missing updates (N.policy.json with approvals); who kept them back?",
         exit_code=ExitCode.AUTHENTICITY,

@@ -76,9 +76,7 @@ class RotationResult:
 
 def check_rotation(
     current: TrustPolicy,
-    current_sha256: str,
     new: TrustPolicy,
-    new_sha256: str,
     approvals: Mapping[str, bytes],
     *,
     verify_signature: VerifySignature,
@@ -90,14 +88,13 @@ def check_rotation(
     several updates: those of other policies, and those by keys that only a later policy knows, do not
     count and are named. A file that is no attestation is refused.
     """
-    chain = tuple(chain_findings(current, current_sha256, new))
+    chain = tuple(chain_findings(current, new))
     authentication = _authenticate(current, new, approvals, verify_signature, verify_keyless)
     unknown = tuple(item for item in authentication.findings if item.reference == "unknown-signer")
     if len(unknown) < len(authentication.findings):
         return RotationResult((), chain + authentication.findings)
     outcomes = tuple(
-        _approvals(name, policy, new_sha256, new.version, authentication)
-        for name, policy in (("current", current), ("new", new))
+        _approvals(name, policy, new, authentication) for name, policy in (("current", current), ("new", new))
     )
     unmet = tuple(_unmet(outcome) for outcome in outcomes if not outcome.met)
     if not unmet:
@@ -123,15 +120,13 @@ def _authenticate(
     ).authenticate(approvals, folder="approvals")
 
 
-def _approvals(
-    name: str, policy: TrustPolicy, sha256: str, version: int, authentication: Authentication
-) -> Approvals:
+def _approvals(name: str, policy: TrustPolicy, new: TrustPolicy, authentication: Authentication) -> Approvals:
     root = policy.roles[ROOT]
     counted: dict[str, str] = {}
     rejected = [f"{item.name}: it cannot be checked here" for item in authentication.unchecked]
     for item in authentication.attestations:
         owner = owner_of(policy, item)
-        fault = _approval_fault(item, sha256, version) or signer_fault(policy, root, item)
+        fault = _approval_fault(item, new) or signer_fault(policy, root, item)
         if not fault and fold_owner(owner) in counted:
             fault = f"{owner} already counts once"
         if fault:
@@ -141,15 +136,15 @@ def _approvals(
     return Approvals(name, root.threshold, tuple(counted.values()), tuple(rejected))
 
 
-def _approval_fault(item: Attestation, sha256: str, version: int) -> str:
+def _approval_fault(item: Attestation, new: TrustPolicy) -> str:
     statement = item.statement
     if statement.predicate_type != APPROVAL_TYPE:
         return f"it is a statement of the type {statement.predicate_type}"[:200]
-    if sha256 not in statement.subjects.values():
+    if new.sha256 not in statement.subjects.values():
         return "it is about another policy file"
     said = statement.predicate.get("version")
-    if type(said) is not int or said != version or set(statement.predicate) != {"version"}:
-        return f"it approves {dict(statement.predicate)!r}, not version {version}"[:200]
+    if type(said) is not int or said != new.version or set(statement.predicate) != {"version"}:
+        return f"it approves {dict(statement.predicate)!r}, not version {new.version}"[:200]
     return ""
 
 
@@ -166,7 +161,7 @@ def _unmet(outcome: Approvals) -> Finding:
     )
 
 
-def chain_findings(current: TrustPolicy, current_sha256: str, new: TrustPolicy) -> Iterable[Finding]:
+def chain_findings(current: TrustPolicy, new: TrustPolicy) -> Iterable[Finding]:
     """What forbids `new` to follow `current`, whoever approves it: version, chain, revocations, floors."""
     if new.version != current.version + 1:
         yield _finding(
@@ -176,12 +171,12 @@ def chain_findings(current: TrustPolicy, current_sha256: str, new: TrustPolicy) 
             str(current.version + 1),
             str(new.version),
         )
-    if new.previous != current_sha256:
+    if new.previous != current.sha256:
         yield _finding(
             "policy-chain",
             "the new policy does not follow the current one",
             "new policy: previous",
-            f"sha256:{current_sha256}",
+            f"sha256:{current.sha256}",
             f"sha256:{new.previous}" if new.previous else "nothing",
         )
     yield from _revocations_lost(current, new)

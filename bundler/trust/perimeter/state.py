@@ -95,16 +95,14 @@ class State:
         """Whether nothing was ever accepted."""
         return not (self.policy_version or self.serials or self.last)
 
-    def findings(
-        self, policy: TrustPolicy, policy_sha256: str, manifest: Manifest, manifest_sha256: str
-    ) -> tuple[Finding, ...]:
+    def findings(self, policy: TrustPolicy, manifest: Manifest) -> tuple[Finding, ...]:
         """Everything that goes back behind this state: `policy_findings` and `release_findings`."""
         return (
-            *self.policy_findings(policy, policy_sha256),
-            *self.release_findings(manifest, manifest_sha256),
+            *self.policy_findings(policy),
+            *self.release_findings(manifest),
         )
 
-    def policy_findings(self, policy: TrustPolicy, policy_sha256: str) -> tuple[Finding, ...]:
+    def policy_findings(self, policy: TrustPolicy) -> tuple[Finding, ...]:
         """`policy-rollback`: an older policy; `policy-equivocation`: another one of the same version."""
         if policy.version < self.policy_version:
             what = "the policy is older than the one this perimeter already used"
@@ -112,14 +110,14 @@ class State:
             return (
                 _finding("policy-rollback", what, "policy: version", wanted, f"version {policy.version}"),
             )
-        if policy.version == self.policy_version and policy_sha256 != self.policy_sha256:
+        if policy.version == self.policy_version and policy.sha256 != self.policy_sha256:
             what = "the policy differs from the one this perimeter used under the same version"
             where = f"policy: version {policy.version}"
-            wanted, got = f"sha256:{self.policy_sha256}", f"sha256:{policy_sha256}"
+            wanted, got = f"sha256:{self.policy_sha256}", f"sha256:{policy.sha256}"
             return (_finding("policy-equivocation", what, where, wanted, got),)
         return ()
 
-    def release_findings(self, manifest: Manifest, manifest_sha256: str) -> tuple[Finding, ...]:
+    def release_findings(self, manifest: Manifest) -> tuple[Finding, ...]:
         """`serial-rollback`: an older serial; `equivocation`: another manifest under an accepted serial."""
         where = f"{MANIFEST_NAME}: serial, channel {manifest.channel}"
         floor = self.floor(manifest.channel)
@@ -128,9 +126,9 @@ class State:
             found = str(manifest.serial)
             return (_finding("serial-rollback", what, where, f"{floor} or later", found),)
         last = self.last.get(manifest.channel)
-        if last and last.serial == manifest.serial and last.manifest != manifest_sha256:
+        if last and last.serial == manifest.serial and last.manifest != manifest.sha256:
             what = "another manifest was already accepted under this serial"
-            wanted, got = f"sha256:{last.manifest}", f"sha256:{manifest_sha256}"
+            wanted, got = f"sha256:{last.manifest}", f"sha256:{manifest.sha256}"
             return (_finding("equivocation", what, where, wanted, got),)
         return ()
 
@@ -142,19 +140,17 @@ class State:
     def advanced(
         self,
         policy: TrustPolicy,
-        policy_sha256: str,
         manifest: Manifest | None = None,
-        manifest_sha256: str = "",
         newest_time: int | None = None,
     ) -> State:
         """The state after accepting this policy and, when given, this release. Never goes back."""
         times = [time for time in (self.newest_time, newest_time) if time is not None]
         state = replace(self, newest_time=max(times, default=None))
         if policy.version > self.policy_version:
-            state = replace(state, policy_version=policy.version, policy_sha256=policy_sha256)
+            state = replace(state, policy_version=policy.version, policy_sha256=policy.sha256)
         if manifest is None or manifest.serial < self.floor(manifest.channel):
             return state
-        release = Release(serial=manifest.serial, manifest=manifest_sha256)
+        release = Release(serial=manifest.serial, manifest=manifest.sha256)
         return replace(
             state,
             serials={**self.serials, manifest.channel: manifest.serial},
