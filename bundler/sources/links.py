@@ -94,7 +94,7 @@ def _resolved(page: str, reference: str, where: str) -> str:
 
 
 class _Reader:
-    """Reads a header from left to right (RFC 8288 section 3, and its list rules in RFC 9110 section 5.6.1)."""
+    """Reads a header from left to right (RFC 8288 section 3, lists by RFC 9110 section 5.6.1)."""
 
     def __init__(self, text: str, where: str) -> None:
         self._text = text
@@ -123,7 +123,7 @@ class _Reader:
         relations = parameters.get("rel", "").lower().split()
         # Without a relation nobody can say that this is not the next page.
         if not relations or not all(_RELATION.fullmatch(one) for one in relations):
-            self._refuse("a relation: rel=next or rel=\"next last\"")
+            self._refuse('a relation: rel=next or rel="next last"')
         return Link(target=target[1], relations=tuple(relations), anchor=parameters.get("anchor"))
 
     def _parameters(self) -> Iterator[tuple[str, str]]:

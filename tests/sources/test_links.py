@@ -98,10 +98,12 @@ def test_a_link_that_cannot_be_followed_is_an_error(header: str) -> None:
 
 @given(some.text(max_size=60), some.sampled_from([PAGE, "http://127.0.0.1:1/"]))
 def test_any_text_gives_links_or_the_one_error(header: str, page: str) -> None:
+    refused = ""
     try:
         next_page(header, page=page, where="x")
     except NetworkError as error:
-        assert error.reference == "bad-link"
+        refused = error.reference
+    assert refused in ("", "bad-link")
 
 
 @given(
