@@ -91,18 +91,18 @@ def new(
     Example: sealift attest new kimi-k2-17 --type legal-opinion --predicate opinion.yaml -o statement.json
     """
     from bundler.signing.release import open_sealed
-    from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.dsse import pre_authentication_encoding
 
     output = Output(as_json)
-    _refuse_existing(*filter(None, (out, signed_bytes)))
+    require_outputs(out, signed_bytes, inputs=[predicate_file])
     sealed = open_sealed(bundle)
     payload = _statement(sealed, kind, predicate_file)
     show_bundle(output, sealed)
     _show_statement(output, payload)
-    write_atomic(out, payload)
+    write_output(out, payload)
     if signed_bytes is not None:
-        write_atomic(signed_bytes, pre_authentication_encoding(payload))
+        write_output(signed_bytes, pre_authentication_encoding(payload))
     output.data(str(out))
     _say_how_to_sign(output, bundle, out, signed_bytes)
     data = {**bundle_facts(sealed), "statement": str(out), "says": json.loads(payload)["predicate"]}
@@ -166,18 +166,18 @@ def _sign_file(output: Output, statement: Path, out: Path | None, secrets: Secre
     from bundler.core.strict_json import ATTESTATION_LIMIT
     from bundler.signing.attest import attestation_file
     from bundler.signing.attestations import KeyAttestor
-    from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.dsse import parse_statement
 
     payload = read_small(statement, ATTESTATION_LIMIT)
     parsed = parse_statement(payload, where=str(statement))
     place = out or attestation_file(statement)
-    _refuse_existing(place)
+    require_outputs(place, inputs=[statement])
     for name, digest in parsed.subjects.items():
         output.say(f"about     {printable(name)} sha256:{digest}")
     _show_statement(output, payload)
     with opened_signer(*secrets) as signer:
-        write_atomic(place, KeyAttestor(signer).attest(payload))
+        write_output(place, KeyAttestor(signer).attest(payload))
         output.say(f"signed with {signer.public.algorithm} key {signer.public.fingerprint}")
     output.data(str(place))
     output.say(f"next: sealift attest import BUNDLE {shlex.quote(str(place))} --public-key KEY.pub")
@@ -396,15 +396,3 @@ def _tell_written(output: Output, bundle: SealedBundle, written: Written, signer
         "signer": signer,
     }
     return output.emit(Report(verb="attest", data=data))
-
-
-def _refuse_existing(*paths: Path) -> None:
-    for path in paths:
-        if path.exists() or path.is_symlink():
-            raise UsageError(
-                "output-exists",
-                "a file is not overwritten",
-                where=str(path),
-                expected="a name that is free",
-                hint="choose another name with -o, or move the old file away",
-            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from bundler.assembly.templates import PROFILES, template
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
-from bundler.errors import UsageError
+from bundler.storage.named_output import require_outputs, write_output
 
 STDOUT = "-"
 
@@ -40,28 +39,9 @@ def command(profile: str, target: str, force: bool, as_json: bool) -> int:
             return output.emit(Report(verb="init", data={**data, "text": text}))
         sys.stdout.write(text)
         return 0
-    write_new(Path(target), text.encode(), force=force)
+    path = Path(target)
+    require_outputs(path, replace=force, hint="choose another name with -o, or overwrite it with --force")
+    write_output(path, text.encode(), replace=force)
     output.say(f"wrote {target}: {PROFILES[profile]}")
     output.say(f"next: read it, then `sealift lock {target}`")
     return output.emit(Report(verb="init", data=data))
-
-
-def write_new(path: Path, data: bytes, *, force: bool) -> None:
-    """Write a file that was not there. Raises UsageError (`output-exists`) unless `force`."""
-    from bundler.storage.atomic import write_atomic
-
-    if force:
-        write_atomic(path, data)
-        return
-    try:
-        # O_EXCL also refuses a dangling link: nothing is written through it.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError as error:
-        raise UsageError(
-            "output-exists",
-            "a file is already there",
-            where=str(path),
-            hint="choose another name with -o, or overwrite it with --force",
-        ) from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)

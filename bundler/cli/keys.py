@@ -12,6 +12,7 @@ from bundler.cli.passphrase import read_passphrase
 from bundler.cli.signing_keys import default_module, pin_reader, public_key_of, secret_options
 from bundler.core.report import Report
 from bundler.errors import UsageError
+from bundler.storage.named_output import require_outputs, write_output
 
 if TYPE_CHECKING:
     from bundler.trust.keys import PublicKey
@@ -22,6 +23,7 @@ ALGORITHMS = {
     "ed25519": "ed25519",
     "ml-dsa-65": "ml-dsa-65",
 }
+_NEVER = "a key is never overwritten: choose another name with -o"
 
 
 @click.group()
@@ -76,20 +78,19 @@ def generate(
     """
     output = Output(as_json)
     if token:
-        _refuse_existing(out)
+        require_outputs(out, hint=_NEVER)
         public = _generate_in_token(token, ALGORITHMS[algorithm], pin_file)
         _write_public(out, public, owner)
         return _tell(output, public, {"publicKey": str(out)})
-    from bundler.storage.atomic import write_atomic
     from bundler.trust import keys
 
     public_file = out.with_suffix(".pub")
-    _refuse_existing(out, public_file)
+    require_outputs(out, public_file, inputs=[passphrase_file], hint=_NEVER)
     passphrase = None
     if not insecure_no_passphrase:
         passphrase = read_passphrase(passphrase_file, what=str(out), confirm=True)
     key = keys.generate(ALGORITHMS[algorithm])
-    write_atomic(out, key.to_pem(passphrase), mode=0o600)
+    write_output(out, key.to_pem(passphrase), mode=0o600)
     _write_public(public_file, key.public, owner)
     output.say(f"private key  {out}")
     return _tell(output, key.public, {"privateKey": str(out), "publicKey": str(public_file)})
@@ -116,7 +117,7 @@ def show(
     """
     output = Output(as_json)
     if out is not None:
-        _refuse_existing(out)
+        require_outputs(out, inputs=[Path(key)], hint=_NEVER)
     public = public_key_of(key, passphrase_file, pin_file)
     data = {"pem": public.pem}
     output.data(public.pem.rstrip("\n"))
@@ -155,10 +156,9 @@ def _generate_in_token(text: str, algorithm: str, pin_file: Path | None) -> Publ
 
 
 def _write_public(path: Path, public: PublicKey, owner: str) -> None:
-    from bundler.storage.atomic import write_atomic
     from bundler.trust import keys
 
-    write_atomic(path, (keys.owner_line(printable(owner)) + public.pem).encode())
+    write_output(path, (keys.owner_line(printable(owner)) + public.pem).encode())
 
 
 def _tell(output: Output, public: PublicKey, data: dict[str, str]) -> int:
@@ -170,18 +170,6 @@ def _tell(output: Output, public: PublicKey, data: dict[str, str]) -> int:
     output.say(f"algorithm    {public.algorithm}")
     output.say(f"fingerprint  {grouped(public.fingerprint)}")
     return output.emit(Report(verb="keys", data={**data, **_facts(public)}))
-
-
-def _refuse_existing(*paths: Path) -> None:
-    for path in paths:
-        if path.exists() or path.is_symlink():
-            raise UsageError(
-                "output-exists",
-                "a key is never overwritten",
-                where=str(path),
-                expected="a name that is free",
-                hint="choose another name with -o",
-            )
 
 
 def _facts(public: PublicKey) -> dict[str, str]:

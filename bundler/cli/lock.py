@@ -15,6 +15,7 @@ from bundler.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from bundler.core.specs.lock import Lock
+    from bundler.core.specs.spec import Spec
 
 
 @click.command()
@@ -41,17 +42,19 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     """
     from bundler.assembly.locking import make_lock, spec_warnings
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
-    from bundler.storage.atomic import write_atomic
     from bundler.storage.named_file import read_named
+    from bundler.storage.named_output import require_outputs, write_output
 
     output, target = Output(as_json), target or lock_path(spec)
     data = read_named(spec, SPEC_LIMIT)
     parsed = parse_spec(data, str(spec))
+    if not check:
+        require_outputs(target, inputs=[spec, *local_files(parsed, spec.parent)], replace=True)
     before = read_old(target, spec) if check else None
     lock = make_lock(parsed, data, spec.resolve().parent, say=output.say)
     if before is not None:
         return output.emit(compared(before, lock, target, output))
-    write_atomic(target, lock.to_bytes())
+    write_output(target, lock.to_bytes(), replace=True)
     for line in summary(lock):
         output.data(line)
     output.data(f"lock      {target}, sha256:{lock.sha256}")
@@ -63,6 +66,13 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
 def lock_path(spec: Path) -> Path:
     """Where the lock of a spec lies when nothing else is said: `<stem>.lock.json` beside it."""
     return spec.with_name(f"{spec.stem}.lock.json")
+
+
+def local_files(spec: Spec, base: Path) -> list[Path]:
+    """The files of this machine that a spec names: an output must not replace one of them."""
+    named = [item.source for item in spec.files]
+    named += [item.source for item in (*spec.licenses, *spec.documents)]
+    return [base / text for text in named if text is not None]
 
 
 def read_old(path: Path, spec: Path) -> Lock:

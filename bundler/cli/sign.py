@@ -111,9 +111,10 @@ def _keyless(
 ) -> Iterator[tuple[Attestor, dict[str, str]]]:
     from bundler.cli.bundle_files import read_small
     from bundler.signing import keyless
-    from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.keys import refuse_readable_by_others
 
+    require_outputs(save_trusted_root, inputs=[trust_config, token_file], replace=True)
     text = None
     if token_file is not None:
         refuse_readable_by_others(token_file)
@@ -131,7 +132,7 @@ def _keyless(
         facts = {"identity": identity.san, "issuer": identity.issuer}
         yield attestor, {**facts, "trustedRoot": instance.trusted_root_sha256}
     if save_trusted_root is not None:
-        write_atomic(save_trusted_root, instance.trusted_root)
+        write_output(save_trusted_root, instance.trusted_root, replace=True)
 
 
 def _report(signed: Signed, facts: dict[str, str]) -> Report:

@@ -10,7 +10,6 @@ import click
 from bundler.cli.output import Output, json_option
 from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.cli.trust_policy import facts, read_policy, say_policy
-from bundler.cli.trust_rotation import refuse_existing
 from bundler.core.report import Report
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -27,16 +26,16 @@ def challenge(policy: Path, out: Path, as_json: bool) -> int:
 
     Example: sealift trust challenge --policy policy.json -o challenge.json
     """
-    from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.perimeter.freshness import NONCE_BYTES, Challenge
     from bundler.trust.spki import grouped
 
-    refuse_existing(out)
+    require_outputs(out, inputs=[policy])
     parsed = read_policy(policy)
     made = Challenge(
         nonce=secrets.token_hex(NONCE_BYTES), version=parsed.version, policy_sha256=parsed.sha256
     )
-    write_atomic(out, made.to_bytes())
+    write_output(out, made.to_bytes())
     output = Output(as_json)
     output.data(grouped(made.nonce))
     return output.emit(Report(verb="trust", data={**facts(parsed), "nonce": made.nonce}))
@@ -59,12 +58,12 @@ def answer(
     Example: sealift trust answer challenge.json --policy policy.json --key alice.key -o answer.sigstore.json
     """
     from bundler.signing.signer import FileSigner
-    from bundler.storage.atomic import write_atomic
     from bundler.storage.named_file import read_named
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
     from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, freshness_statement
 
-    refuse_existing(out)
+    require_outputs(out, inputs=[challenge_file, policy, key])
     output = Output(as_json)
     parsed = read_policy(policy)
     asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))
@@ -72,7 +71,7 @@ def answer(
     signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
     payload = freshness_statement(asked, parsed)
     signature = signer.sign(pre_authentication_encoding(payload))
-    write_atomic(out, encode_bundle(payload, signature, hint=signer.public.fingerprint))
+    write_output(out, encode_bundle(payload, signature, hint=signer.public.fingerprint))
     output.data(str(out))
     return output.emit(Report(verb="trust", data={**facts(parsed), "nonce": asked.nonce}))
 

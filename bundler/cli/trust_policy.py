@@ -65,17 +65,11 @@ def init(
 
     Example: sealift trust init --root alice.pub --root bob.pub --release release.pub:carol -o policy.json
     """
-    from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.perimeter.first_policy import compose_policy
     from bundler.trust.policy_document import TrustPolicy
 
-    if out.exists():
-        raise UsageError(
-            "output-exists",
-            "a policy is never overwritten",
-            where=str(out),
-            hint="choose another name with -o; to change a policy: `sealift trust apply`",
-        )
+    require_outputs(out, hint="choose another name with -o; to change a policy: `sealift trust apply`")
     named = [("root", item) for item in roots] + [("release", item) for item in releases]
     named += [_pair(item, "NAME=KEY.pub") for item in others]
     pairs = [_pair(item, "ROLE=N") for item in thresholds]
@@ -85,7 +79,7 @@ def init(
         note=note,
     )
     policy = TrustPolicy.parse(data, where=str(out))
-    write_atomic(out, data)
+    write_output(out, data)
     output = Output(as_json)
     say_policy(output, policy)
     return output.emit(Report(verb="trust", data=facts(policy)))

@@ -13,7 +13,7 @@ from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.cli.trust_options import TRUSTED_ROOT
 from bundler.cli.trust_policy import facts, read_policy, read_policy_file, say_policy
 from bundler.core.report import Report
-from bundler.errors import AuthenticityError, UsageError
+from bundler.errors import AuthenticityError
 
 if TYPE_CHECKING:
     from bundler.trust.perimeter.rotation import RotationResult
@@ -38,12 +38,12 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     Example: sealift trust propose draft.json --policy policy.json -o 4.policy.json
     """
     from bundler.core import strict_json
-    from bundler.storage.atomic import write_atomic
     from bundler.storage.named_file import read_named
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.perimeter.rotation import chain_findings
     from bundler.trust.policy_document import TrustPolicy
 
-    refuse_existing(out)
+    require_outputs(out, inputs=[draft, current])
     old = read_policy(current)
     draft_bytes = read_named(draft, strict_json.POLICY_LIMIT)
     value = strict_json.loads(draft_bytes, limit=strict_json.POLICY_LIMIT, where=str(draft))
@@ -54,7 +54,7 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     findings = tuple(chain_findings(old, new))
     if findings:
         raise AuthenticityError.of(findings)
-    write_atomic(out, data)
+    write_output(out, data)
     output = Output(as_json)
     say_policy(output, new)
     return output.emit(Report(verb="trust", data=facts(new)))
@@ -75,7 +75,7 @@ def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | N
     Example: sealift trust approve 4.policy.json --key alice.key -o approvals
     """
     from bundler.signing.signer import FileSigner
-    from bundler.storage.atomic import write_atomic
+    from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.dsse import FILE_SUFFIX, encode_bundle, pre_authentication_encoding
     from bundler.trust.statements import approval_statement
 
@@ -85,26 +85,14 @@ def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | N
     signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
     fingerprint = signer.public.fingerprint
     path = folder / f"{policy.version}.approval.{fingerprint[:8]}{FILE_SUFFIX}"
-    refuse_existing(path)
+    require_outputs(path)
     payload = approval_statement(new_policy.name, policy)
     signature = signer.sign(pre_authentication_encoding(payload))
-    write_atomic(path, encode_bundle(payload, signature, hint=fingerprint))
+    write_output(path, encode_bundle(payload, signature, hint=fingerprint))
     output.data(str(path))
     return output.emit(
         Report(verb="trust", data={**facts(policy), "approval": str(path), "key": fingerprint})
     )
-
-
-def refuse_existing(path: Path) -> None:
-    """Raises UsageError (`output-exists`): what was signed or proposed is never overwritten."""
-    if path.exists():
-        raise UsageError(
-            "output-exists",
-            "a file is not overwritten",
-            where=str(path),
-            expected="a name that is free",
-            hint="choose another output with -o, or move the old file away",
-        )
 
 
 @click.command(short_help="Replace the policy in force by its successor.")

@@ -31,18 +31,22 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = True) -> None:
     """Writes `path` so that a reader sees the old bytes or the new ones, never a part; durable on return.
 
     `mode` is set exactly, whatever the umask; the new file is never readable to more people than that.
-    A link at `path` is replaced, not followed. Raises MachineError (`disk-full`, `read-only`,
-    `no-permission`, `device-error`) and leaves neither a part nor a temporary file.
+    A link at `path` is replaced, not followed. Without `replace` whatever has the name stays, and
+    FileExistsError is raised. Raises MachineError (`disk-full`, `read-only`, `no-permission`,
+    `device-error`) and leaves neither a part nor a temporary file.
     """
     temporary = path.parent / f".sealift-{secrets.token_hex(8)}.tmp"
     with machine_faults(path, needed=len(data)):
         try:
             _write_new(temporary, data, mode)
-            temporary.replace(path)
+            if replace:
+                temporary.replace(path)
+            else:
+                _rename_noreplace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
