@@ -13,6 +13,7 @@ import click
 from bundler.cli.bundle_files import read_manifest, read_small
 from bundler.cli.output import Output, json_option, printable
 from bundler.core import layout, strict_json
+from bundler.core.artifacts import Artifact, artifacts_of, launch_members_of, object_of
 from bundler.core.chunks import FileChunks, split_chunk_list
 from bundler.core.manifest import ATTESTATIONS, Manifest
 from bundler.core.report import Report
@@ -64,7 +65,7 @@ def to_json(manifest: Manifest, statements: dict[str, Any], files: bool) -> dict
 def show_head(manifest: Manifest, output: Output) -> None:
     """Name, serial, digest, size, builder."""
     members = manifest.members
-    tool = as_object(members.get("tool"))
+    tool = object_of(members, "tool")
     rows = [
         ("name", members.get("name", "-")),
         ("channel", f"{manifest.channel}, serial {manifest.serial}"),
@@ -82,52 +83,35 @@ def show_head(manifest: Manifest, output: Output) -> None:
 def show_artifacts(manifest: Manifest, output: Output) -> None:
     """Each artifact with what it resolved to, licence and signature; wheels are counted by target."""
     wheels: dict[str, list[str]] = {}
-    for artifact in objects(manifest.members.get("artifacts")):
-        if artifact.get("kind") in ("wheels", "tool"):
-            for target in as_list(artifact.get("targets")):
-                wheels.setdefault(str(target), []).append(_signature_state(artifact))
+    for artifact in artifacts_of(manifest):
+        if artifact.kind in ("wheels", "tool"):
+            for target in artifact.targets:
+                wheels.setdefault(target, []).append(_signature_state(artifact))
             continue
-        source = as_object(artifact.get("source"))
-        asked = source.get("asked", artifact.get("id"))
+        asked = artifact.source.get("asked", artifact.id)
         facts = [_license_text(artifact), f"upstream signature {_signature_state(artifact)}"]
-        if "upstreamSignature" not in source:
+        if not artifact.upstream_signature:
             facts.pop()
-        text = f"{asked} = {source.get('resolved', '?')} ({'; '.join(facts)})"
-        output.data(printable(f"{artifact.get('kind', '?')!s:<12} {text}"))
+        text = f"{asked} = {artifact.source.get('resolved', '?')} ({'; '.join(facts)})"
+        output.data(printable(f"{artifact.kind or '?':<12} {text}"))
     for target, states in sorted(wheels.items()):
         offered = [f"{states.count(state)} {state}" for state in sorted({*states} - {"none-offered"})]
         attested = f", attestations: {', '.join(offered)}" if offered else ""
         output.data(f"{'wheels':<12} {printable(f'{target}: {len(states)}{attested}')}")
-    for entry in objects(manifest.members.get("launch")):
-        engine = as_object(entry.get("engine"))
+    for entry in launch_members_of(manifest):
+        engine = object_of(entry, "engine")
         runs_on = f"{engine.get('name')} {engine.get('version')}"
         text = f"{entry.get('profile')}: {entry.get('servedName')} on {runs_on}"
         output.data(f"{'profile':<12} {printable(text)}")
 
 
-def objects(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list. Nothing is vouched for here: what has another form is not shown."""
-    return [item for item in as_list(value) if isinstance(item, dict)]
-
-
-def as_list(value: Any) -> list[Any]:
-    """`value` when it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
-
-
-def as_object(value: Any) -> dict[str, Any]:
-    """`value` when it is an object, else an empty one."""
-    return value if isinstance(value, dict) else {}
-
-
-def _signature_state(artifact: dict[str, Any]) -> str:
+def _signature_state(artifact: Artifact) -> str:
     """What the builder found about the artifact's upstream signature; without a word, that there is none."""
-    standing = as_object(as_object(artifact.get("source")).get("upstreamSignature"))
-    return str(standing.get("state", "none-offered"))
+    return str(artifact.upstream_signature.get("state", "none-offered"))
 
 
-def _license_text(artifact: dict[str, Any]) -> str:
-    facts = as_object(artifact.get("license"))
+def _license_text(artifact: Artifact) -> str:
+    facts = artifact.license
     return str(facts.get("concluded") or facts.get("declared") or "licence not declared")
 
 
@@ -180,7 +164,7 @@ def show_chain(
             found="a manifest alone",
         )
     lock_bytes = read_small(bundle / layout.LOCK_RECORD, LOCK_LIMIT)
-    lock = as_object(strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=layout.LOCK_RECORD))
+    lock = strict_json.loads(lock_bytes, limit=LOCK_LIMIT, where=layout.LOCK_RECORD)
     chunks = _chunks(bundle, manifest, entry.path)
     try:
         links = chain(

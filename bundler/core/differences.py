@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bundler.core.artifacts import artifacts_of, launch_members_of
 from bundler.core.manifest import FileEntry, Manifest
 
 
@@ -73,22 +74,13 @@ def _file_text(entry: FileEntry) -> str:
 
 
 def _artifacts(manifest: Manifest) -> dict[str, str]:
-    found = {}
-    for artifact in manifest.members.get("artifacts", []):
-        if isinstance(artifact, dict) and isinstance(artifact.get("source"), dict):
-            found[str(artifact.get("id"))] = str(artifact["source"].get("resolved"))
-    return found
+    return {item.id: str(item.source.get("resolved")) for item in artifacts_of(manifest) if item.source}
 
 
 def _heads(manifest: Manifest) -> dict[str, str]:
     names = ("name", "channel", "serial", "createdAt", "lock")
     heads = {name: str(manifest.members[name]) for name in names if name in manifest.members}
-    launch = manifest.members.get("launch")
-    profiles = (
-        {item["profile"]: item for item in launch if isinstance(item, dict) and "profile" in item}
-        if isinstance(launch, list)
-        else {}
-    )
+    profiles = {item["profile"]: item for item in launch_members_of(manifest) if "profile" in item}
     heads.update({f"launch.{path}": text for path, text in _leaves(profiles, "")})
     return heads
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from bundler.core.artifacts import launch_members_of, object_of
 from bundler.core.manifest import Manifest
 from bundler.core.paths import path_fault
 from bundler.errors import MalformedError, UsageError
@@ -47,8 +48,7 @@ def find_entry(manifest: Manifest, profile: str) -> LaunchEntry:
     Raises UsageError (`unknown-profile`) when the bundle has none of that name, and MalformedError
     (`bad-launch-entry`) when the entry does not have its form.
     """
-    entries = manifest.members.get("launch", [])
-    named = [item for item in entries if isinstance(item, dict)] if isinstance(entries, list) else []
+    named = launch_members_of(manifest)
     found = [item for item in named if item.get("profile") == profile]
     if len(found) != 1:
         known = ", ".join(sorted(str(item.get("profile")) for item in named)) or "none"
@@ -67,12 +67,10 @@ def find_entry(manifest: Manifest, profile: str) -> LaunchEntry:
 
 def profiles_for(manifest: Manifest, folder: str) -> tuple[str, ...]:
     """Names of the launch profiles whose engine is installed from the wheels in `folder`."""
-    entries = manifest.members.get("launch", [])
-    named = [item for item in entries if isinstance(item, dict)] if isinstance(entries, list) else []
     return tuple(
         str(item.get("profile"))
-        for item in named
-        if isinstance(item.get("engine"), dict) and item["engine"].get("folder") == folder
+        for item in launch_members_of(manifest)
+        if object_of(item, "engine").get("folder") == folder
     )
 
 

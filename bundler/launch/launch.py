@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bundler.core import strict_json
+from bundler.core.artifacts import artifacts_of
 from bundler.core.launch_profile import LaunchEntry, find_entry
 from bundler.core.manifest import Manifest
 from bundler.engines.flag_tables import EngineTable
@@ -336,12 +337,7 @@ def _model(
 
 def _listed_executable(manifest: Manifest) -> set[str]:
     """All paths that artifacts of the manifest name as executable."""
-    artifacts = manifest.members.get("artifacts", [])
-    paths: set[str] = set()
-    for artifact in artifacts if isinstance(artifacts, list) else []:
-        executable = artifact.get("executable") if isinstance(artifact, dict) else None
-        paths.update(path for path in executable or [] if isinstance(path, str))
-    return paths
+    return {path for artifact in artifacts_of(manifest) for path in artifact.executable}
 
 
 def _model_file(entry: LaunchEntry, table: EngineTable, files: list[str]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bundler.core import layout
+from bundler.core.artifacts import artifacts_of
 from bundler.core.chunks import FileChunks
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.errors import UsageError
@@ -117,11 +118,9 @@ def _evidence_links(lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
 def _signature(manifest: Manifest, lock: Mapping[str, Any], entry: FileEntry) -> list[Link]:
     """What the builder found about the upstream signature of the artifact that the file belongs to."""
     wanted = entry.artifact or _image_of(lock, entry)
-    for artifact in manifest.members.get("artifacts", []) if wanted else []:
-        source = artifact.get("source") if isinstance(artifact, dict) and artifact.get("id") == wanted else {}
-        standing = source.get("upstreamSignature") if isinstance(source, dict) else None
-        if isinstance(standing, dict):
-            return [Link("upstream signature", _standing_text(standing))]
+    for artifact in artifacts_of(manifest) if wanted else ():
+        if artifact.id == wanted and artifact.upstream_signature:
+            return [Link("upstream signature", _standing_text(artifact.upstream_signature))]
     return []
 
 
