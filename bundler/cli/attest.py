@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bundler.cli.options import TRUSTED_ROOT
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
 from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
-from bundler.cli.trust_options import TRUSTED_ROOT
 from bundler.core.report import Report
 from bundler.errors import UsageError
 

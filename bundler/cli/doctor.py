@@ -173,7 +173,7 @@ def openmp(_: Path) -> Iterator[Check]:
 
 def trust_policy(_: Path) -> Iterator[Check]:
     """Whether the host's default policy and state are there."""
-    from bundler.cli.trust_options import DEFAULT_POLICY
+    from bundler.cli.options import DEFAULT_POLICY
     from bundler.trust.perimeter.state_files import DEFAULT_STATE
 
     for name, path in (("trust policy", DEFAULT_POLICY), ("trust state", DEFAULT_STATE)):

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bundler.cli.output import Output, json_option, printable
-from bundler.cli.progress import make_progress
-from bundler.cli.trust_options import perimeter, trust_options, trust_words
+from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
+from bundler.cli.output import Output, printable
 from bundler.core import layout
 from bundler.core.report import Report
 from bundler.errors import Finding, UsageError
@@ -51,25 +50,16 @@ if TYPE_CHECKING:
 )
 @trust_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted verification instead of a new one.")
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 1024), default=None, help="Parallel readers.  [default: all cores]"
-)
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
-@json_option
+@reading_options
 def command(
     bundle: Path,
     to: Path | None,
     engine: str | None,
     python: str | None,
     images_to: str | None,
-    policy: Path,
-    trusted_root: Path | None,
-    state: Path | None,
-    first_use: str | None,
+    trust: TrustOptions,
     resume: bool,
-    jobs: int | None,
-    no_progress: bool,
-    as_json: bool,
+    reading: ReadingOptions,
 ) -> int:
     """Verify BUNDLE (every byte), then install its engine and images from it alone, without network.
 
@@ -80,11 +70,13 @@ def command(
     from bundler.verification.verify import verify_bundle
 
     _refuse_contradictions(to, engine, python, images_to)
-    progress = make_progress(wanted=not (no_progress or as_json))
-    trust = perimeter(policy, state, first_use, trusted_root)
-    _refuse_early(verify_bundle(bundle, trust, level="signatures").verified, engine, to, python, images_to)
-    result = verify_bundle(bundle, trust, workers=jobs, progress=progress, resume=resume, read_next=True)
-    output = Output(as_json)
+    output, progress, perimeter = reading.output, reading.progress, trust.perimeter()
+    _refuse_early(
+        verify_bundle(bundle, perimeter, level="signatures").verified, engine, to, python, images_to
+    )
+    result = verify_bundle(
+        bundle, perimeter, workers=reading.workers, progress=progress, resume=resume, read_next=True
+    )
     if result.verified is None:
         code = output.emit(replace(result.report, verb="install"))
         output.data(click.style("REFUSED: nothing was installed.", fg="red", bold=True))
@@ -94,7 +86,7 @@ def command(
     if to is not None:
         data["engine"] = _install(output, result.verified, engine, to, python, progress)
         findings += library_warnings(data["engine"]["name"])
-        _tell_next(output, result.verified, data["engine"], trust_words(policy, state, trusted_root))
+        _tell_next(output, result.verified, data["engine"], trust.words())
     if images_to is not None:
         data["images"] = _load(output, result.verified, images_to, progress, findings)
     return output.emit(Report(verb="install", findings=tuple(findings), data=data))

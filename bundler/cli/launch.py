@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.output import Output, json_option, printable
-from bundler.cli.progress import make_progress
-from bundler.cli.trust_options import perimeter, trust_options
+from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
+from bundler.cli.output import Output, printable
 from bundler.core.report import Report
 
 if TYPE_CHECKING:
@@ -49,27 +48,18 @@ if TYPE_CHECKING:
     help="Folder for this launch's private caches.  [default: the machine's temporary folder]",
 )
 @click.option("--dry-run", is_flag=True, help="Verify, print the command and its environment, start nothing.")
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 1024), default=None, help="Parallel readers.  [default: all cores]"
-)
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
-@json_option
+@reading_options
 def command(
     bundle: Path,
     profile: str,
     environment: Path,
-    policy: Path,
-    trusted_root: Path | None,
-    state: Path | None,
-    first_use: str | None,
+    trust: TrustOptions,
     host: str | None,
     port: int | None,
     accept_code: bool,
     work: Path | None,
     dry_run: bool,
-    jobs: int | None,
-    no_progress: bool,
-    as_json: bool,
+    reading: ReadingOptions,
 ) -> int:
     """Verify BUNDLE (every byte), then start the server of one of its launch profiles.
 
@@ -80,7 +70,7 @@ def command(
     from bundler.launch.launch import LaunchRequest, check_ground, prepare, start
     from bundler.verification.verify import verify_bundle
 
-    output, trust = Output(as_json), perimeter(policy, state, first_use, trusted_root)
+    output, perimeter = reading.output, trust.perimeter()
     request = LaunchRequest(
         profile=profile,
         environment=environment,
@@ -91,14 +81,14 @@ def command(
         accept_code=accept_code,
     )
     # Nobody should wait for a terabyte to be read only to hear that a name was mistyped.
-    signed = verify_bundle(bundle, trust, level="signatures").verified
+    signed = verify_bundle(bundle, perimeter, level="signatures").verified
     if signed is not None:
         check_ground(signed.manifest, request)
     result = verify_bundle(
         bundle,
-        trust,
-        workers=jobs,
-        progress=make_progress(wanted=not (no_progress or as_json)),
+        perimeter,
+        workers=reading.workers,
+        progress=reading.progress,
         read_next=True,
     )
     if result.verified is None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bundler.cli.options import TRUSTED_ROOT
 from bundler.cli.output import Output, json_option
 from bundler.cli.passphrase import passphrase_option, read_passphrase
-from bundler.cli.trust_options import TRUSTED_ROOT
 from bundler.cli.trust_policy import facts, read_policy, read_policy_file, say_policy
 from bundler.core.report import Report
 from bundler.errors import AuthenticityError

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.output import Output, json_option, printable
-from bundler.cli.progress import make_progress
-from bundler.cli.trust_options import perimeter, trust_options, trust_words
+from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
+from bundler.cli.output import Output, printable
 from bundler.core.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -48,22 +47,13 @@ _VERDICTS = {
 @click.option(
     "--resume", is_flag=True, help="Continue an interrupted full verification instead of beginning again."
 )
-@click.option(
-    "-j", "--jobs", type=click.IntRange(1, 1024), default=None, help="Parallel readers.  [default: all cores]"
-)
-@click.option("--no-progress", is_flag=True, help="Show no progress.")
-@json_option
+@reading_options
 def command(
     bundle: Path,
-    policy: Path,
-    trusted_root: Path | None,
-    state: Path | None,
-    first_use: str | None,
+    trust: TrustOptions,
     level: str,
     resume: bool,
-    jobs: int | None,
-    no_progress: bool,
-    as_json: bool,
+    reading: ReadingOptions,
 ) -> int:
     """Check BUNDLE (a folder) against the trust policy, offline.
 
@@ -74,18 +64,15 @@ def command(
 
     result = verify_bundle(
         bundle,
-        perimeter(policy, state, first_use, trusted_root),
+        trust.perimeter(),
         level=level,
-        workers=jobs,
-        progress=make_progress(wanted=not (no_progress or as_json)),
+        workers=reading.workers,
+        progress=reading.progress,
         resume=resume,
     )
-    output = Output(as_json)
-    _tell(output, result)
-    code = output.emit(result.report)
-    trust = trust_words(policy, state, trusted_root)
-    trust += ["--trust-on-first-use", first_use] if first_use else []
-    _conclude(output, result, bundle, level, trust)
+    _tell(reading.output, result)
+    code = reading.output.emit(result.report)
+    _conclude(reading.output, result, bundle, level, trust.words(first_use=True))
     return code
 
 

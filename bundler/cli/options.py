@@ -1,0 +1,176 @@
+"""Options that several verbs share, each group as one value: whom to trust, and how to read.
+
+A group is a decorator. It adds its options and passes them to the command as one frozen value.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from bundler.cli.output import Output, json_option
+from bundler.cli.progress import make_progress
+from bundler.core.strict_json import POLICY_LIMIT
+from bundler.errors import MalformedError, UsageError
+
+if TYPE_CHECKING:
+    from bundler.core.progress import Progress
+    from bundler.verification.verify import Perimeter
+
+DEFAULT_POLICY = Path("/etc/sealift/trust/policy.json")
+TRUSTED_ROOT = "trusted_root.json"
+TRUSTED_ROOT_LIMIT = 16 << 20
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustOptions:
+    """Whom this perimeter trusts and what it remembers, as it was typed.
+
+    `first_use` is what was typed after `--trust-on-first-use`.
+    """
+
+    policy: Path
+    state: Path | None
+    trusted_root: Path | None
+    first_use: str | None
+
+    def perimeter(self) -> Perimeter:
+        """The files that these options name. Raises UsageError (`no-policy`, `no-trusted-root`)."""
+        from bundler.trust.perimeter.state_files import StateFiles
+        from bundler.verification.verify import Perimeter
+
+        root = self.trusted_root or self.policy.parent / TRUSTED_ROOT
+        wanted = self.trusted_root is not None or root.is_file()
+        return Perimeter(
+            policy=_read(self.policy, POLICY_LIMIT, "policy"),
+            state=StateFiles.of(self.state),
+            first_use=self.first_use,
+            trusted_root=_read(root, TRUSTED_ROOT_LIMIT, "trusted root") if wanted else None,
+        )
+
+    def words(self, *, first_use: bool = False) -> list[str]:
+        """The same options for a next command to type, without those that have their default."""
+        given: list[tuple[str, Path | str | None]] = [
+            ("--policy", None if self.policy == DEFAULT_POLICY else self.policy),
+            ("--state", self.state),
+            ("--trusted-root", self.trusted_root),
+            ("--trust-on-first-use", self.first_use if first_use else None),
+        ]
+        return [word for name, value in given if value for word in (name, str(value))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """How to read a bundle and what to show meanwhile. `workers` is None for all cores."""
+
+    workers: int | None
+    progress: Progress
+    output: Output
+
+
+def trust_options(command: Command) -> Command:
+    """Adds `--policy`, `--trusted-root`, `--state` and `--trust-on-first-use`, passed as `trust`."""
+    options = (
+        click.option(
+            "--policy",
+            type=click.Path(path_type=Path),
+            default=DEFAULT_POLICY,
+            show_default=True,
+            help="Whose signatures count. The policy comes from your security officer, "
+            "never from the bundle.",
+        ),
+        click.option(
+            "--trusted-root",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="Sigstore root for keyless signatures; the policy pins its digest.  "
+            "[default: trusted_root.json beside the policy]",
+        ),
+        click.option(
+            "--state",
+            type=click.Path(path_type=Path),
+            default=None,
+            help="The file that remembers what was accepted, so that nothing older gets in. "
+            "Write {} into a new file for a first use.  [default: /var/lib/sealift/state.json]",
+        ),
+        click.option(
+            "--trust-on-first-use",
+            "first_use",
+            metavar="sha256:DIGEST",
+            default=None,
+            help="Begin without a state: type the policy's digest from paper.",
+        ),
+    )
+
+    def grouped(given: dict[str, Any]) -> dict[str, Any]:
+        names = ("policy", "trusted_root", "state", "first_use")
+        return {"trust": TrustOptions(**{name: given.pop(name) for name in names})}
+
+    return _grouping(command, options, grouped)
+
+
+def reading_options(command: Command) -> Command:
+    """Adds `--jobs`, `--no-progress` and `--json`, passed as `reading`."""
+    options = (
+        click.option(
+            "-j",
+            "--jobs",
+            type=click.IntRange(1, 1024),
+            default=None,
+            help="Parallel readers.  [default: all cores]",
+        ),
+        click.option("--no-progress", is_flag=True, help="Show no progress."),
+        json_option,
+    )
+
+    def grouped(given: dict[str, Any]) -> dict[str, Any]:
+        as_json = given.pop("as_json")
+        progress = make_progress(wanted=not (given.pop("no_progress") or as_json))
+        return {
+            "reading": ReadingOptions(workers=given.pop("jobs"), progress=progress, output=Output(as_json))
+        }
+
+    return _grouping(command, options, grouped)
+
+
+def _grouping(
+    command: Command,
+    options: Sequence[Callable[[Any], Any]],
+    grouped: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Command:
+    """`command` with `options`, whose values `grouped` takes out of the arguments and joins into one."""
+
+    @functools.wraps(command)
+    def joined(*arguments: Any, **given: Any) -> Any:
+        return command(*arguments, **grouped(given), **given)
+
+    decorated: Any = joined
+    for option in reversed(options):
+        decorated = option(decorated)
+    return cast(Command, decorated)
+
+
+def _read(path: Path, limit: int, what: str) -> bytes:
+    if not path.is_file():
+        raise UsageError(
+            f"no-{what.replace(' ', '-')}",
+            f"there is no {what} to verify against",
+            where=str(path),
+            expected="a file from your security officer",
+            found="nothing",
+            hint=f"name it with --{what.replace(' ', '-')} FILE"
+            + ("; `sealift trust init` makes a first one" if what == "policy" else ""),
+        )
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise MalformedError(
+            "too-large", f"the {what} is larger than its limit", where=str(path), expected=f"{limit} bytes"
+        )
+    return data
