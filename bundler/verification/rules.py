@@ -1,43 +1,67 @@
-"""Step 9: what the policy's `rules` and `expires` say about facts that the signed manifest states.
+"""Step 9: what the policy's `rules` and `expires` say about the files and facts of the signed manifest.
 
-Licences are compared as the manifest names them; their texts, the documents in payload/records and the
-obligations in them are not read here, and that is said.
+Formats are those that the files' own headers show, engines those that are stored. Licences are compared as
+the manifest names them; their texts, the documents in payload/records and the obligations in them are not
+read here, and the report says so.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-from packaging.version import InvalidVersion, Version
 
 from bundler.core.manifest import Manifest
 from bundler.core.timestamps import format_instant, parse_instant
 from bundler.errors import ExitCode, Finding
+from bundler.records.license_expression import license_fault
 from bundler.trust.policy import TrustPolicy, TrustResult
 from bundler.trust.policy_document import Rules
-from bundler.verification.contents import artifacts, texts
+from bundler.verification.contents import NO_WEIGHTS, artifacts
+from bundler.verification.engine_floors import engine_findings
 from bundler.verification.steps import Checked
 
 LICENSED_KINDS = ("model", "wheels")
-_LICENSE_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+:-]*")
-_OPERATORS = {"AND", "OR", "WITH"}
-_PURL = re.compile(r"pkg:pypi/([A-Za-z0-9._-]+)@([^?#]+)")
+_ANY = "any"
+_MUST_END = frozenset({"urn:sealift:risk-acceptance:v1"})
+"""Predicates of which `validUntil` is a mandatory member (format.md section 5)."""
+_CONTAINER = "safetensors"
+"""In a policy's list of formats: every number format, as long as the files are safetensors."""
 
 
-def check_rules(policy: TrustPolicy, trust: TrustResult, manifest: Manifest, now: int) -> Checked:
-    """Licences, formats, engine floors, expiry. `now` is the effective time (seconds since 1970 UTC)."""
+def check_rules(
+    policy: TrustPolicy,
+    trust: TrustResult,
+    manifest: Manifest,
+    now: int,
+    formats: Mapping[str, frozenset[str]],
+) -> Checked:
+    """Licences, formats, engine floors, expiry.
+
+    `now` is the effective time (seconds since 1970 UTC), `formats` what step 7 found, by artifact id.
+    """
     rules = policy.rules
     findings = [
-        *_license_findings(rules, manifest),
-        *_content_findings(rules, manifest),
-        *_engine_findings(rules, manifest),
-        *_expiry_findings(policy, trust, now),
+        *rule_findings(rules, manifest, formats),
+        *expiry_findings(rules, policy.expires, trust, now=now),
     ]
     return Checked(
         findings=tuple(findings), detail=_detail(rules), not_checked=tuple(_not_checked(rules, manifest))
     )
+
+
+def rule_findings(rules: Rules, manifest: Manifest, formats: Mapping[str, frozenset[str]]) -> list[Finding]:
+    """What the rules say without a clock: licences, formats, engine floors."""
+    return [
+        *_license_findings(rules, manifest),
+        *_content_findings(rules, manifest, formats),
+        *engine_findings(rules.engines, manifest),
+    ]
+
+
+def has_rules(rules: Rules) -> bool:
+    """Whether the policy asks for anything that needs to know what every file is."""
+    asked = (rules.licenses_allow, rules.licenses_deny, rules.formats, not rules.pickle, rules.engines)
+    return any(asked) or rules.expiry == "enforce"
 
 
 def _detail(rules: Rules) -> str:
@@ -69,9 +93,8 @@ def _license_findings(rules: Rules, manifest: Manifest) -> Iterator[Finding]:
             expression = _license(artifact)
             fault = license_fault(expression, rules.licenses_allow, rules.licenses_deny)
             if fault:
-                yield _refused(
-                    "license", fault, str(artifact.get("id")), _wanted(rules), expression or "none stated"
-                )
+                found = "none stated" if expression is None else str(expression)
+                yield _refused("license", fault, str(artifact.get("id")), _wanted(rules), found)
 
 
 def _wanted(rules: Rules) -> str:
@@ -79,88 +102,80 @@ def _wanted(rules: Rules) -> str:
     return allowed + (f", none of {', '.join(rules.licenses_deny)}" if rules.licenses_deny else "")
 
 
-def _license(artifact: Mapping[str, Any]) -> str:
+def _license(artifact: Mapping[str, Any]) -> object:
+    """What the artifact states, of any type: what a person concluded goes before what upstream declared."""
     said = artifact.get("license")
-    said = said if isinstance(said, dict) else {}
-    text = said.get("concluded") or said.get("declared") or ""
-    return text if isinstance(text, str) else ""
+    if not isinstance(said, dict):
+        return None if said is None else {}
+    concluded = said.get("concluded")
+    return said.get("declared") if concluded is None else concluded
 
 
-def license_fault(expression: str, allow: Iterable[str], deny: Iterable[str]) -> str:
-    """Why an SPDX expression is not acceptable, empty when it is. Case does not matter.
-
-    Where all parts are alternatives (`A OR B`) one acceptable part suffices; in every other expression all
-    parts must be acceptable, which is stricter than SPDX asks for mixed ones. What a person gave no licence
-    is refused only by an allow list.
-    """
-    allowed, denied = {name.lower() for name in allow}, {name.lower() for name in deny}
-    words = _LICENSE_WORD.findall(expression)
-    parts = [word.lower() for word in words if word.upper() not in _OPERATORS]
-    if not parts:
-        return "no licence is stated, and only listed ones are allowed" if allowed else ""
-    good = [part for part in parts if part not in denied and (not allowed or part in allowed)]
-    alternatives = "AND" not in words and "WITH" not in words
-    if good if alternatives else len(good) == len(parts):
-        return ""
-    return f"the licence {expression} is not one the policy accepts"
-
-
-def _content_findings(rules: Rules, manifest: Manifest) -> Iterator[Finding]:
+def _content_findings(
+    rules: Rules, manifest: Manifest, formats: Mapping[str, frozenset[str]]
+) -> Iterator[Finding]:
     for artifact in (item for item in artifacts(manifest) if item.get("kind") == "model"):
-        name, kind = str(artifact.get("id")), str(artifact.get("format"))
-        if rules.formats and kind not in rules.formats:
+        name, waived = str(artifact.get("id")), artifact.get("allowPickle", [])
+        fault = _format_fault(rules.formats, artifact.get("format"), formats.get(name, frozenset()))
+        if fault:
             what = "a model has a format that the policy does not accept"
-            yield _refused("content-format", what, name, ", ".join(rules.formats), kind)
-        waived = texts(artifact, "allowPickle")
-        if not rules.pickle and waived:
+            yield _refused("content-format", what, name, ", ".join(rules.formats), fault)
+        if not rules.pickle and waived != []:
             what = "a model carries pickle files, which can run code when loaded"
-            yield _refused("pickle", what, name, "none, not even waived ones", ", ".join(waived))
+            yield _refused("pickle", what, name, "none, not even waived ones", _words(waived))
 
 
-def engine_versions(manifest: Manifest) -> list[tuple[str, str]]:
-    """Engine and version pairs that the manifest names: of its launch entries and of its wheels."""
-    launch = manifest.members.get("launch", [])
-    engines = (
-        [item.get("engine") for item in launch if isinstance(item, dict)] if isinstance(launch, list) else []
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)
+
+
+def _format_fault(accepted: tuple[str, ...], declared: object, found: frozenset[str]) -> str:
+    """The format that is not accepted: the declared one, or one that the files have; empty when none."""
+    if not accepted:
+        return ""
+    names = {*accepted} | ({declared} if _CONTAINER in accepted and isinstance(declared, str) else set())
+    weights = found - {NO_WEIGHTS}
+    if not isinstance(declared, str) or (declared not in names and not (declared == _ANY and weights)):
+        return f"declared: {declared}"
+    in_container = _CONTAINER in accepted
+    others = [name for name in sorted(weights) if not _accepts(name, accepted, in_container=in_container)]
+    return f"the files hold {', '.join(others)}" if others else ""
+
+
+def _accepts(found: str, accepted: tuple[str, ...], *, in_container: bool) -> bool:
+    return found in accepted or (in_container and found not in ("gguf", "pickle", "unknown"))
+
+
+def expiry_findings(
+    rules: Rules, policy_expires: int | None, trust: TrustResult, *, now: int
+) -> Iterator[Finding]:
+    """`expired`: the policy or a statement, by the rule an error or a warning. Times in seconds since 1970.
+
+    A date that cannot be read counts as past.
+    """
+    if policy_expires is not None and policy_expires <= now:
+        yield _expired(rules, "policy", now, format_instant(policy_expires))
+    for item in trust.attestations:
+        where = f"attestations/{item.name}: validUntil"
+        said = item.statement.predicate.get("validUntil")
+        end = parse_instant(said)
+        if end is None and (said is not None or item.statement.predicate_type in _MUST_END):
+            yield _expired(rules, where, now, f"{said!r:.200}, which is no RFC 3339 time")
+        elif end is not None and end <= now:
+            yield _expired(rules, where, now, format_instant(end))
+
+
+def _expired(rules: Rules, where: str, now: int, found: str) -> Finding:
+    return Finding(
+        "expired",
+        "something the decision rests on has expired, or does not say until when it is valid",
+        where=where,
+        expected=f"after {format_instant(now)}, the clock or the newest authenticated time",
+        found=found,
+        hint="ask whoever signed it for a new one",
+        severity="error" if rules.expiry == "enforce" else "warning",
+        exit_code=ExitCode.POLICY,
     )
-    found = {(str(e.get("name")), str(e.get("version"))) for e in engines if isinstance(e, dict)}
-    purls = (_PURL.fullmatch(str(item.get("purl"))) for item in artifacts(manifest))
-    return sorted(found | {(match[1], match[2]) for match in purls if match})
-
-
-def _engine_findings(rules: Rules, manifest: Manifest) -> Iterator[Finding]:
-    for engine, version in engine_versions(manifest):
-        floor = rules.engines.get(engine)
-        if floor is not None and not _at_least(version, floor):
-            what = "an engine is older than the policy's floor"
-            yield _refused("engine-floor", what, engine, f"{floor} or later", version)
-
-
-def _at_least(version: str, floor: str) -> bool:
-    try:
-        return Version(version) >= Version(floor)
-    except InvalidVersion:
-        return version == floor
-
-
-def _expiry_findings(policy: TrustPolicy, trust: TrustResult, now: int) -> Iterator[Finding]:
-    ends = [("policy", policy.expires)]
-    ends += [
-        (f"attestations/{item.name}: validUntil", parse_instant(item.statement.predicate.get("validUntil")))
-        for item in trust.attestations
-    ]
-    for where, end in ends:
-        if end is not None and end <= now:
-            yield Finding(
-                "expired",
-                "something the decision rests on has expired",
-                where=where,
-                expected=f"after {format_instant(now)}, the clock or the newest authenticated time",
-                found=format_instant(end),
-                hint="ask whoever signed it for a new one",
-                severity="error" if policy.rules.expiry == "enforce" else "warning",
-                exit_code=ExitCode.POLICY,
-            )
 
 
 def _refused(reference: str, what: str, where: str, expected: str, found: str) -> Finding:

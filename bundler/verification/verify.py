@@ -7,14 +7,14 @@ against which policy.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bundler.core.manifest import Manifest
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.report import Report
-from bundler.errors import ExitCode, MachineError
+from bundler.errors import ExitCode, Finding, MachineError
 from bundler.storage.hashing import available_cores
 from bundler.storage.tree import Stamp, opened_root
 from bundler.trust.perimeter.state import effective_time
@@ -23,9 +23,10 @@ from bundler.trust.policy import TrustPolicy, TrustResult
 from bundler.verification import steps
 from bundler.verification.checks import Examination, Journal
 from bundler.verification.contents import check_contents
+from bundler.verification.described_payload import payload_findings
 from bundler.verification.report_data import facts
 from bundler.verification.resume import ResumeJournal, journal_path, open_journal
-from bundler.verification.rules import check_rules
+from bundler.verification.rules import check_rules, has_rules, rule_findings
 from bundler.verification.steps import Checked, Step, StepOutcome
 
 _SEAL = object()
@@ -148,6 +149,7 @@ class _Verification:
         self.opened: OpenedState | None = None
         self.journal: ResumeJournal | None = None
         self.journal_file: Path | None = None
+        self.formats: Mapping[str, frozenset[str]] = {}
 
     def steps(self) -> tuple[Step, ...]:
         """The ten steps, in order."""
@@ -188,17 +190,23 @@ class _Verification:
         return Checked(findings=(*checked.findings, *rollback), detail=checked.detail)
 
     def check_contents(self) -> Checked:
-        """Step 7: headers, read below the very folder that was opened, whatever its path names by now."""
-        assert self.examination.manifest is not None
+        """Step 7: headers, read below the very folder that was opened, whatever its path names by now.
+
+        A policy with rules also wants every file described, before a terabyte is read. When this step fails,
+        step 9 will not run: what its rules say is then reported here, together.
+        """
+        manifest, policy = self.examination.manifest, self.examination.policy
+        assert manifest is not None
+        assert policy is not None
         pinned = Path(f"/proc/self/fd/{self.descriptor}")
-        checked = check_contents(pinned if pinned.exists() else self.root, self.examination.manifest)
-        places = [item.where for item in checked.findings if item.severity == "error"]
-        suspects = {
-            str(entry.path)
-            for entry in self.examination.manifest.files
-            if any(place.startswith(entry.path) for place in places)
-        }
-        return replace(checked, findings=(*self.examination.damage(suspects), *checked.findings))
+        contents = check_contents(pinned if pinned.exists() else self.root, manifest)
+        self.formats, findings = contents.formats, list(contents.checked.findings)
+        findings = [*self.examination.damage(_suspects(manifest, findings)), *findings]
+        if has_rules(policy.rules):
+            findings += payload_findings(manifest)
+        if any(finding.severity == "error" for finding in findings):
+            findings += rule_findings(policy.rules, manifest, self.formats)
+        return replace(contents.checked, findings=tuple(findings))
 
     def check_rules(self) -> Checked:
         """Step 9: licence, format, engine floor and expiry."""
@@ -210,7 +218,7 @@ class _Verification:
         now = effective_time(
             int(self.perimeter.clock()), self.opened.state.newest_time, examination.trust.newest_time
         )
-        return check_rules(examination.policy, examination.trust, examination.manifest, now)
+        return check_rules(examination.policy, examination.trust, examination.manifest, now, self.formats)
 
     def remember(self) -> Checked:
         """Step 10: nothing was found, so this release and policy are what the next one is compared with."""
@@ -279,6 +287,12 @@ class _Verification:
                 "seconds": round(seconds, 3),
             },
         )
+
+
+def _suspects(manifest: Manifest, findings: Sequence[Finding]) -> set[str]:
+    """The listed files that errors of the content check are about."""
+    places = [finding.where for finding in findings if finding.severity == "error"]
+    return {entry.path for entry in manifest.files if any(place.startswith(entry.path) for place in places)}
 
 
 def _not_remembered(path: Path, error: OSError) -> MachineError:

@@ -292,7 +292,8 @@ def test_only_the_bytes_read_first_count_as_the_manifest(
 def test_an_expired_policy_is_told_and_with_enforce_refused(tmp_path: Path) -> None:
     expired = {"expires": "2001-01-01T00:00:00Z"}
     warned = make_bundle(tmp_path / "w", policy_members=expired).verify()
-    refused = make_bundle(tmp_path / "e", policy_members={**expired, "rules": {"expiry": "enforce"}}).verify()
+    members = {**expired, "rules": {"expiry": "enforce"}}
+    refused = make_bundle(tmp_path / "e", {}, policy_members=members).verify()
 
     assert (warned.report.verdict, warned.report.findings[0].severity) == ("passed", "warning")
     assert (references(refused.report), int(refused.report.exit_code)) == ({"expired"}, 12)
@@ -300,7 +301,7 @@ def test_an_expired_policy_is_told_and_with_enforce_refused(tmp_path: Path) -> N
 
 def test_a_clock_set_back_does_not_make_an_expired_policy_valid(tmp_path: Path) -> None:
     members = {"expires": "2026-01-01T00:00:00Z", "rules": {"expiry": "enforce"}}
-    bundle = make_bundle(tmp_path, policy_members=members)  # the signed manifest is of November 2026
+    bundle = make_bundle(tmp_path, {}, policy_members=members)  # the signed manifest is of November 2026
     perimeter = dataclasses.replace(bundle.perimeter(), clock=lambda: 0.0)
 
     assert references(verify_bundle(bundle.root, perimeter).report) == {"expired"}
