@@ -6,6 +6,7 @@ This module, `core`, `storage.hashing`, `storage.tree`, `trust.dsse` and `trust.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
@@ -27,6 +28,22 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+_GRAVEST_FIRST = (
+    ExitCode.UNEXPECTED,
+    ExitCode.AUTHENTICITY,
+    ExitCode.INTEGRITY,
+    ExitCode.POLICY,
+    ExitCode.MALFORMED,
+    ExitCode.USAGE,
+    ExitCode.MACHINE,
+    ExitCode.NETWORK,
+    ExitCode.INTERRUPTED,
+    ExitCode.INCOMPLETE,
+    ExitCode.PASSED,
+)
+"""The one order of precedence: what speaks against the bundle outweighs what speaks against this machine, and
+both outweigh what is only unfinished. A test holds that every family is listed.
+"""
 MAX_TEXT = 4096
 """Letters that one part of a finding may have: a path twice as long as format.md allows, still readable."""
 
@@ -49,6 +66,11 @@ class Finding:
     hint: str = ""
     severity: str = "error"
     exit_code: ExitCode = ExitCode.UNEXPECTED
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it speaks against going on. A severity that nobody knows counts as an error."""
+        return self.severity not in ("warning", "note")
 
     def __post_init__(self) -> None:
         for part, text in self.to_json().items():
@@ -74,11 +96,33 @@ def _cut(text: str) -> str:
     return text[: MAX_TEXT - len(told)] + told
 
 
-class SealiftError(Exception):
-    """The root: one finding, or several of one kind of trouble found together.
+def gravity(code: int) -> int:
+    """The rank of a family: 0 is the gravest. A code that no family has ranks as UNEXPECTED."""
+    return _GRAVEST_FIRST.index(ExitCode(code)) if code in _GRAVEST_FIRST else 0
 
-    The exit code of an error with several findings is that of its own class.
+
+def gravest_code(findings: Iterable[Finding]) -> ExitCode:
+    """The exit code for `findings` found together; PASSED only when none of them is an error.
+
+    Fails closed: an error whose family is unknown, or says "passed", counts as UNEXPECTED. Nothing else in
+    sealift may decide which exit code wins.
     """
+    codes = [_code_of_error(finding) for finding in findings if finding.is_error]
+    return min(codes, key=gravity, default=ExitCode.PASSED)
+
+
+def _code_of_error(finding: Finding) -> ExitCode:
+    known = finding.exit_code in _GRAVEST_FIRST and finding.exit_code != ExitCode.PASSED
+    return ExitCode(finding.exit_code) if known else ExitCode.UNEXPECTED
+
+
+def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
+    """`findings` with those of the gravest family first, otherwise in the order given."""
+    return sorted(findings, key=lambda finding: (not finding.is_error, gravity(finding.exit_code)))
+
+
+class SealiftError(Exception):
+    """The root: one finding, or several found together. Use the class that says what the person must do."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.UNEXPECTED
 
@@ -112,9 +156,14 @@ class SealiftError(Exception):
 
     @classmethod
     def of(cls, findings: tuple[Finding, ...] | list[Finding]) -> SealiftError:
-        """One error of this class that carries `findings` (at least one)."""
+        """One error that carries `findings` (at least one), of the family that `gravest_code` decides.
+
+        It is of this class only when that family is its own, or when no finding is an error.
+        """
+        code = gravest_code(findings)
+        family = cls if code in (cls.exit_code, ExitCode.PASSED) else _family(code)
         first = findings[0]
-        error = cls(first.reference, first.what)
+        error = family(first.reference, first.what)
         error.findings = tuple(findings)
         return error
 
@@ -171,3 +220,9 @@ class InterruptedByUser(SealiftError):
     """The person pressed Ctrl-C: the same command continues where it stopped."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+def _family(code: ExitCode) -> type[SealiftError]:
+    """The class of errors with the exit code `code`."""
+    families = {family.exit_code: family for family in SealiftError.__subclasses__()}
+    return families.get(code, SealiftError)

@@ -31,7 +31,7 @@ from bundler.core import layout
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
 from bundler.core.specs.lock import Lock, LockedModel
-from bundler.errors import Finding, IntegrityError, MachineError, PolicyError, UsageError
+from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, UsageError
 from bundler.records.licences import declared_license
 from bundler.sources.fetch import fetch_all
 from bundler.sources.jobs import FetchJob
@@ -83,8 +83,9 @@ def building_folder(out: Path) -> Path:
 def build(request: BuildRequest, progress: Progress) -> BuildResult:
     """The sealed bundle, or an error that leaves everything fetched for the next run.
 
-    Raises MachineError (space), NetworkError, IntegrityError (digests, closed world), PolicyError (content,
-    a required upstream signature that is absent), AuthenticityError (an upstream signature by another).
+    Raises MachineError (space), NetworkError, IntegrityError (digests, closed world), PolicyError (a required
+    upstream signature that is absent), AuthenticityError (an upstream signature by another). A fault of
+    content has the exit code that `sealift verify` gives for it.
     """
     if request.out.exists() or request.out.is_symlink():
         return _already_there(request)
@@ -100,9 +101,9 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         signatures.refuse()
         planned.update(_put_documents(request, store))
         contents, findings = check_contents(request.lock, store, workers=request.workers)
-        errors = [finding for finding in findings if finding.severity == "error"]
+        errors = [finding for finding in findings if finding.is_error]
         if errors:
-            raise PolicyError.of(errors)
+            raise SealiftError.of(errors)
         contents = replace(contents, signatures=signatures.standings)
         manifest = _seal(request, store, contents, planned)
     rename_directory(work / "bundle", request.out)

@@ -196,12 +196,7 @@ class _Pinning:
         """Raise everything that could not be pinned."""
         if self.errors:
             findings = [finding for error in self.errors for finding in error.findings]
-            raise _family(self.errors[0]).of(findings)
-
-
-def _family(error: SealiftError) -> type[SealiftError]:
-    """The class of the error tree that says what the person must do."""
-    return next(kind for kind in type(error).__mro__ if kind.__module__ == SealiftError.__module__)
+            raise SealiftError.of(findings)
 
 
 def _targets(engines: Sequence[LockedEngine]) -> str:

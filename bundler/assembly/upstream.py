@@ -44,7 +44,7 @@ from bundler.core.specs.lock import (
     LockedWheel,
 )
 from bundler.core.specs.spec import PublisherSpec
-from bundler.errors import AuthenticityError, ExitCode, Finding, PolicyError, SealiftError
+from bundler.errors import AuthenticityError, Finding, SealiftError
 from bundler.trust.upstream.expected_signers import (
     KeySigner,
     Signer,
@@ -77,9 +77,8 @@ class Assessment:
 
     def refuse(self) -> None:
         """Raises AuthenticityError when something is signed by another; PolicyError when it is not signed."""
-        wrong = any(finding.exit_code == ExitCode.AUTHENTICITY for finding in self.findings)
         if self.findings:
-            raise (AuthenticityError if wrong else PolicyError).of(list(self.findings))
+            raise SealiftError.of(self.findings)
 
 
 def assess(lock: Lock, read: Read, sha256_of: Sha256Of) -> Assessment:

@@ -13,7 +13,7 @@ from bundler.cli.output import Output, json_option
 from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.cli.trust_policy import facts, read_policy, read_policy_file, say_policy
 from bundler.core.report import Report
-from bundler.errors import AuthenticityError
+from bundler.errors import AuthenticityError, ExitCode, gravest_code
 
 if TYPE_CHECKING:
     from bundler.trust.perimeter.rotation import RotationResult
@@ -165,8 +165,8 @@ def _tell(
     return output.emit(
         Report(
             verb="trust",
-            verdict="passed" if result.passed and not stale else "failed",
-            exit_code=stale[0].exit_code if stale else result.exit_code,
+            verdict="passed" if gravest_code(findings) == ExitCode.PASSED else "failed",
+            exit_code=gravest_code(findings),
             findings=findings,
             data={
                 **facts(new),

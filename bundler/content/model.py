@@ -50,7 +50,7 @@ class ModelContent:
     @property
     def acceptable(self) -> bool:
         """Whether no finding is an error."""
-        return not any(finding.severity == "error" for finding in self.findings)
+        return not any(finding.is_error for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from bundler.assembly.build import building_folder
 from bundler.assembly.pinned_files import KINDS, PinnedFile, generated_bytes, pinned_files
 from bundler.core.specs.lock import Lock, LockedEngine, LockedModel
 from bundler.core.specs.spec import EngineSpec, LaunchSpec, NodeSpec
-from bundler.errors import ExitCode, Finding, MalformedError, NetworkError
+from bundler.errors import ExitCode, Finding, MalformedError, NetworkError, gravest_code
 from bundler.planning.gpu_fit import Candidate, LaunchPlan, judge
 from bundler.planning.model_shape import read_shape, weight_files
 from bundler.sizing.memory import ModelShape
@@ -69,9 +69,7 @@ class Plan:
 
         Another disk is easier found than another machine, so the fit decides when both are missing.
         """
-        errors = {finding.exit_code for finding in self.findings if finding.severity == "error"}
-        order = (ExitCode.POLICY, ExitCode.MACHINE)
-        return next((code for code in order if code in errors), max(errors, default=ExitCode.PASSED))
+        return gravest_code(self.findings)
 
 
 def plan_lock(

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from bundler.core import strict_json
 from bundler.core.manifest import MANIFEST_NAME, Manifest
-from bundler.errors import AuthenticityError, ExitCode, Finding, MachineError, MalformedError
+from bundler.errors import ExitCode, Finding, MachineError, MalformedError, SealiftError
 from bundler.trust.authentication import Attestation, Authentication, Authenticator, VerifyKeyless
 from bundler.trust.dsse import (
     BUNDLE_MEDIA_TYPE,
@@ -279,10 +279,8 @@ def _with_hint(data: bytes, attestation: Attestation, trusted: Trusted, where: s
 
 
 def _raise_if(findings: Sequence[Finding]) -> None:
-    if not findings:
-        return
-    kinds = {ExitCode.MALFORMED: MalformedError, ExitCode.MACHINE: MachineError}
-    raise kinds.get(findings[0].exit_code, AuthenticityError).of(tuple(findings))
+    if findings:
+        raise SealiftError.of(tuple(findings))
 
 
 def _refuse_envelope(where: str, expected: str, found: object) -> NoReturn:

@@ -12,7 +12,14 @@ from typing import Protocol, runtime_checkable
 from bundler.core.paths import parse_bundle_path, path_set_findings
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.units import format_bytes, format_seconds
-from bundler.errors import IntegrityError, MachineError, MalformedError, NetworkError, SealiftError
+from bundler.errors import (
+    IntegrityError,
+    MachineError,
+    MalformedError,
+    SealiftError,
+    gravest_first,
+    gravity,
+)
 from bundler.sources.http import ChangedUpstreamError, TransientError
 from bundler.sources.jobs import FetchJob
 from bundler.storage.payload import PayloadStore, PayloadWriter, StoredFile
@@ -327,16 +334,14 @@ class _Download:
         self._progress.note(f"{self._job.path}: {text}")
 
 
-_GRAVEST_FIRST = (MachineError, ChangedUpstreamError, IntegrityError, NetworkError, SealiftError)
-
-
 def _together(errors: Sequence[SealiftError]) -> SealiftError:
-    """One error with the findings of all, of the gravest kind among them; that kind's findings first."""
+    """One error with the findings of all; those of the gravest family first."""
     if len(errors) == 1:
         return errors[0]
+    gravest = min(errors, key=lambda error: (gravity(error.exit_code), not _is_final(error)))
+    return type(gravest).of(gravest_first(finding for error in errors for finding in error.findings))
 
-    def rank(error: SealiftError) -> int:
-        return next(n for n, kind in enumerate(_GRAVEST_FIRST) if isinstance(error, kind))
 
-    ordered = sorted(errors, key=rank)
-    return _GRAVEST_FIRST[rank(ordered[0])].of([finding for error in ordered for finding in error.findings])
+def _is_final(error: SealiftError) -> bool:
+    """Whether upstream serves something else by now, so that trying again cannot help."""
+    return isinstance(error, ChangedUpstreamError)

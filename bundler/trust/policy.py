@@ -13,7 +13,7 @@ from typing import Any
 
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.timestamps import parse_instant
-from bundler.errors import ExitCode, Finding
+from bundler.errors import ExitCode, Finding, gravest_code
 from bundler.trust.authentication import (
     Attestation,
     Authentication,
@@ -130,14 +130,10 @@ class TrustResult:
 
     @property
     def exit_code(self) -> ExitCode:
-        """The code of the gravest finding: authenticity, then malformed, then any other."""
-        codes = [finding.exit_code for finding in self.findings]
-        for code in (ExitCode.AUTHENTICITY, ExitCode.MALFORMED):
-            if code in codes:
-                return code
-        if codes:
-            return codes[0]
-        return ExitCode.INCOMPLETE if self.not_checked else ExitCode.PASSED
+        """The code of the gravest finding; INCOMPLETE when something could not be checked."""
+        code = gravest_code(self.findings)
+        unfinished = code == ExitCode.PASSED and bool(self.not_checked)
+        return ExitCode.INCOMPLETE if unfinished else code
 
     def to_json(self) -> dict[str, Any]:
         """The result for `--json`, without the findings."""

@@ -11,6 +11,7 @@ import argparse
 import base64
 import json
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from bundler import __version__
 from bundler.core import strict_json
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
-from bundler.errors import ExitCode, Finding, InterruptedByUser, MachineError, MalformedError, SealiftError
+from bundler.errors import ExitCode, Finding, InterruptedByUser, MalformedError, SealiftError
 from bundler.storage.named_file import read_at_most
 from bundler.storage.tree import opened_root
 from bundler.trust.policy_document import POLICY_TYPE
@@ -46,13 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report, outcomes = Report.of_error(VERB, error), ()
     except KeyboardInterrupt:
         report, outcomes = Report.of_error(VERB, InterruptedByUser("interrupted", "stopped by the user")), ()
-    except OSError as error:
-        trouble = MachineError(
-            "machine-error",
-            f"the operating system refused: {error.strerror}",
-            where=str(error.filename or ""),
-        )
-        report, outcomes = Report.of_error(VERB, trouble), ()
+    except (OSError, MemoryError) as error:
+        report, outcomes = Report.of_error(VERB, steps.machine_trouble(error)), ()
+    except Exception as error:
+        traceback.print_exc()
+        what = f"unexpected {type(error).__name__}: this is a fault in {VERB}, not a verdict"
+        report, outcomes = Report.of_error(VERB, SealiftError("unexpected-error", what)), ()
     if options.json:
         sys.stdout.write(json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n")
     else:
@@ -85,11 +85,10 @@ def verify(options: argparse.Namespace) -> tuple[Report, tuple[StepOutcome, ...]
         if options.jobs > 0:
             examination.workers = options.jobs
         outcomes = steps.run_steps(_steps(examination, one_key=bool(options.key)), options.level)
-    code = steps.exit_code(outcomes)
     report = Report(
         verb=VERB,
-        verdict=steps.verdict(code),
-        exit_code=code,
+        verdict=steps.verdict(outcomes, options.level),
+        exit_code=steps.exit_code(outcomes, options.level),
         findings=steps.all_findings(outcomes),
         data={**facts(examination, outcomes, options.level), "bundle": str(options.bundle)},
     )

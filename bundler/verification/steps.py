@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bundler.errors import ExitCode, Finding, SealiftError
+from bundler.errors import ExitCode, Finding, MachineError, SealiftError, gravest_code
 
 LEVELS = {"signatures": 5, "quick": 7, "full": 10}
 """Each level's name and its last step."""
@@ -36,17 +36,6 @@ PASSED, FAILED, INCOMPLETE, NOT_RUN, NOT_CHECKED, BEYOND = (
     "not-run",
     "not-checked",
     "beyond-level",
-)
-# What weighs more decides the exit code when findings of several families come together.
-_GRAVITY = (
-    ExitCode.UNEXPECTED,
-    ExitCode.AUTHENTICITY,
-    ExitCode.INTEGRITY,
-    ExitCode.POLICY,
-    ExitCode.MALFORMED,
-    ExitCode.USAGE,
-    ExitCode.MACHINE,
-    ExitCode.INCOMPLETE,
 )
 
 
@@ -78,6 +67,8 @@ class StepOutcome:
     detail: str = ""
     not_checked: tuple[str, ...] = ()
     seconds: float = 0.0
+    ended_early: bool = False
+    """An error stopped it: what later steps need of it is not there."""
 
     @property
     def name(self) -> str:
@@ -98,7 +89,11 @@ class StepOutcome:
 
 
 def run_steps(steps: Sequence[Step], level: str) -> tuple[StepOutcome, ...]:
-    """Every step's outcome, in order. Deliberate errors inside a step become its findings."""
+    """Every step's outcome, in order.
+
+    Deliberate errors inside a step, and what the operating system refuses, become its findings. Any other
+    exception is a fault of ours: it passes through, and there is no verdict.
+    """
     outcomes: list[StepOutcome] = []
     for step in steps:
         obstacle = _obstacle(step, outcomes)
@@ -116,6 +111,8 @@ def _obstacle(step: Step, earlier: Sequence[StepOutcome]) -> str:
     for past in earlier:
         if past.status == FAILED:
             return f"step {past.number} failed"
+        if past.ended_early:
+            return f"step {past.number} ended early"
         if past.status == INCOMPLETE and step.number == REMEMBERING:
             return f"step {past.number} is incomplete"
     return ""
@@ -124,11 +121,14 @@ def _obstacle(step: Step, earlier: Sequence[StepOutcome]) -> str:
 def _run(step: Step) -> StepOutcome:
     if step.run is None:
         return StepOutcome(step.number, NOT_CHECKED, detail=step.reason, not_checked=(step.reason,))
-    began = time.monotonic()
+    began, ended_early = time.monotonic(), True
     try:
         checked = step.run()
+        ended_early = False
     except SealiftError as error:
         checked = Checked(findings=error.findings)
+    except (OSError, MemoryError) as error:
+        checked = Checked(findings=machine_trouble(error).findings)
     return StepOutcome(
         number=step.number,
         status=_status(checked.findings),
@@ -136,27 +136,67 @@ def _run(step: Step) -> StepOutcome:
         detail=checked.detail,
         not_checked=checked.not_checked,
         seconds=time.monotonic() - began,
+        ended_early=ended_early,
+    )
+
+
+def machine_trouble(error: BaseException) -> MachineError:
+    """What this machine could not do, as an error that accuses the machine and not the bundle."""
+    if isinstance(error, MemoryError):
+        return MachineError(
+            "out-of-memory",
+            "this machine has too little free memory for this",
+            hint="free memory, or raise the limit that `ulimit -v` shows",
+        )
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return MachineError(
+        "machine-error",
+        f"the operating system refused: {said}",
+        where=str(getattr(error, "filename", None) or ""),
+        hint="`sealift doctor` checks space, permissions and tools",
     )
 
 
 def _status(findings: Iterable[Finding]) -> str:
-    codes = {finding.exit_code for finding in findings if finding.severity == "error"}
-    if not codes:
-        return PASSED
-    # Something still to come does not forbid looking further; something wrong does.
-    return INCOMPLETE if codes == {ExitCode.INCOMPLETE} else FAILED
+    code = gravest_code(findings)
+    # Incomplete lets later steps run; a failure stops them.
+    return {ExitCode.PASSED: PASSED, ExitCode.INCOMPLETE: INCOMPLETE}.get(code, FAILED)
 
 
-def exit_code(outcomes: Iterable[StepOutcome]) -> ExitCode:
-    """The code of the gravest error of all steps; PASSED when there is none."""
-    errors = [finding for outcome in outcomes for finding in outcome.findings if finding.severity == "error"]
-    codes = {finding.exit_code for finding in errors}
-    return next((code for code in _GRAVITY if code in codes), ExitCode.PASSED)
+def proven(outcomes: Iterable[StepOutcome], level: str) -> bool:
+    """Whether every step of `level` ran and passed: the only ground for a `VerifiedBundle`."""
+    passed = [outcome.number for outcome in outcomes if outcome.status == PASSED]
+    return passed == list(range(1, LEVELS[level] + 1))
 
 
-def verdict(code: ExitCode) -> str:
-    """`passed`, `incomplete` or `failed`."""
-    return {ExitCode.PASSED: "passed", ExitCode.INCOMPLETE: "incomplete"}.get(code, "failed")
+def verdict(outcomes: Iterable[StepOutcome], level: str) -> str:
+    """`passed`, `incomplete` or `failed`, from the statuses of the steps of `level`.
+
+    Passed means that each of them passed or is one that this program names as not checked. Step 10 does not
+    run after an incomplete step; any other status, or a missing step, is a failure.
+    """
+    outcomes = tuple(outcomes)
+    needed = [outcome for outcome in outcomes if outcome.number <= LEVELS[level]]
+    statuses = {outcome.status for outcome in needed}
+    if [outcome.number for outcome in needed] != list(range(1, LEVELS[level] + 1)):
+        return "failed"
+    if statuses <= {PASSED, NOT_CHECKED}:
+        return "passed" if PASSED in statuses else "failed"
+    if INCOMPLETE in statuses and statuses <= {PASSED, NOT_CHECKED, INCOMPLETE, NOT_RUN}:
+        return "incomplete"
+    return "failed"
+
+
+def exit_code(outcomes: Iterable[StepOutcome], level: str) -> ExitCode:
+    """The exit code that belongs to the verdict: the gravest error of all steps, or PASSED.
+
+    A verdict that no finding explains is a fault of ours (UNEXPECTED), never a pass.
+    """
+    outcomes = tuple(outcomes)
+    code = gravest_code(all_findings(outcomes))
+    if (code == ExitCode.PASSED) == (verdict(outcomes, level) == "passed"):
+        return code
+    return ExitCode.UNEXPECTED
 
 
 def all_findings(outcomes: Iterable[StepOutcome]) -> tuple[Finding, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from bundler.core.manifest import Manifest
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.report import Report
-from bundler.errors import ExitCode, Finding, MachineError
+from bundler.errors import Finding, MachineError
 from bundler.storage.hashing import available_cores
 from bundler.storage.tree import Stamp, opened_root
 from bundler.trust.perimeter.state import effective_time
@@ -111,11 +111,10 @@ def verify_bundle(
             outcomes = steps.run_steps(verification.steps(), level)
         finally:
             verification.close()
-    code = steps.exit_code(outcomes)
     return VerificationResult(
-        report=verification.report(outcomes, level, code, time.monotonic() - began),
+        report=verification.report(outcomes, level, time.monotonic() - began),
         outcomes=outcomes,
-        verified=verification.verified(level) if code == ExitCode.PASSED else None,
+        verified=verification.verified(level) if steps.proven(outcomes, level) else None,
     )
 
 
@@ -204,7 +203,7 @@ class _Verification:
         findings = [*self.examination.damage(_suspects(manifest, findings)), *findings]
         if has_rules(policy.rules):
             findings += payload_findings(manifest)
-        if any(finding.severity == "error" for finding in findings):
+        if any(finding.is_error for finding in findings):
             findings += rule_findings(policy.rules, manifest, self.formats)
         return replace(contents.checked, findings=tuple(findings))
 
@@ -273,12 +272,12 @@ class _Verification:
             seal=_SEAL,
         )
 
-    def report(self, outcomes: tuple[StepOutcome, ...], level: str, code: ExitCode, seconds: float) -> Report:
+    def report(self, outcomes: tuple[StepOutcome, ...], level: str, seconds: float) -> Report:
         """Everything a machine may want to know about this run."""
         return Report(
             verb="verify",
-            verdict=steps.verdict(code),
-            exit_code=code,
+            verdict=steps.verdict(outcomes, level),
+            exit_code=steps.exit_code(outcomes, level),
             findings=steps.all_findings(outcomes),
             data={
                 **facts(self.examination, outcomes, level),
@@ -291,7 +290,7 @@ class _Verification:
 
 def _suspects(manifest: Manifest, findings: Sequence[Finding]) -> set[str]:
     """The listed files that errors of the content check are about."""
-    places = [finding.where for finding in findings if finding.severity == "error"]
+    places = [finding.where for finding in findings if finding.is_error]
     return {entry.path for entry in manifest.files if any(place.startswith(entry.path) for place in places)}
 
 

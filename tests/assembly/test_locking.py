@@ -175,13 +175,13 @@ def test_what_cannot_be_pinned_is_refused_all_at_once(base: Path) -> None:
         image=failing(PolicyError("foreign-layer", "a layer lies elsewhere")),
     )
     (base / "opinion.txt").unlink()
-    with pytest.raises(NetworkError) as caught:
+    with pytest.raises(PolicyError) as caught:
         made(base, resolvers=resolvers)
     references = [finding.reference for finding in caught.value.findings]
     assert references == ["gated-model", "foreign-layer", "no-source", "no-source"]
 
 
-def test_the_error_is_of_the_family_of_the_first_one(base: Path) -> None:
+def test_the_error_is_of_the_family_of_the_fault(base: Path) -> None:
     with pytest.raises(IntegrityError) as caught:
         made(base, resolvers=replace(RESOLVERS, engine=failing(IntegrityError("hub-disagrees", "no"))))
     assert [finding.reference for finding in caught.value.findings] == ["hub-disagrees"]

@@ -54,7 +54,6 @@ SMALL_LIMIT = 64 << 20
 MAX_SIGNATURES = 16
 """Signatures of one repository that are carried and tried; the spec may name the right one."""
 _IDENTIFIER = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
-_FAMILIES: tuple[type[SealiftError], ...] = (IntegrityError, MalformedError, NetworkError)
 
 
 def resolve_model(
@@ -446,10 +445,9 @@ def _path_findings(model: LockedModel, chosen: Sequence[ListedFile]) -> list[Fin
 
 
 def _raise_all(findings: Sequence[Finding]) -> None:
-    """Raise all findings together, as an error of the gravest family among them."""
-    for family in _FAMILIES:
-        if any(finding.exit_code == family.exit_code for finding in findings):
-            raise family.of(list(findings))
+    """Raise all findings together."""
+    if findings:
+        raise SealiftError.of(list(findings))
 
 
 def _locked_file(file: ListedFile) -> LockedModelFile:

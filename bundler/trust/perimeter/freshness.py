@@ -13,7 +13,7 @@ from typing import Any
 
 from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
-from bundler.errors import AuthenticityError, ExitCode, Finding, MalformedError
+from bundler.errors import AuthenticityError, ExitCode, Finding, MalformedError, SealiftError
 from bundler.trust.authentication import Attestation, Authenticator, VerifySignature
 from bundler.trust.dsse import check_shape
 from bundler.trust.policy import owner_of, signer_fault
@@ -77,8 +77,7 @@ def check_answer(
         keys=tuple(policy.keys.values()), identities=(), verify_signature=verify_signature
     ).authenticate(answer, folder="answer")
     if authentication.findings:
-        malformed = all(item.exit_code == ExitCode.MALFORMED for item in authentication.findings)
-        raise (MalformedError if malformed else AuthenticityError).of(authentication.findings)
+        raise SealiftError.of(authentication.findings)
     for item in authentication.attestations:
         fault = signer_fault(policy, policy.roles[ROOT], item) or _answer_fault(item, challenge)
         if fault:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bundler.errors import ExitCode, Finding
+from bundler.errors import ExitCode, Finding, gravest_code
 from bundler.trust.authentication import (
     Attestation,
     Authentication,
@@ -59,19 +59,12 @@ class RotationResult:
     @property
     def passed(self) -> bool:
         """Whether nothing speaks against it; warnings do not."""
-        return not self._errors
-
-    @property
-    def _errors(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.severity == "error")
+        return self.exit_code == ExitCode.PASSED
 
     @property
     def exit_code(self) -> ExitCode:
-        """The code of the gravest finding: authenticity, then the first one's own."""
-        codes = [finding.exit_code for finding in self._errors]
-        if ExitCode.AUTHENTICITY in codes:
-            return ExitCode.AUTHENTICITY
-        return codes[0] if codes else ExitCode.PASSED
+        """The code of the gravest finding."""
+        return gravest_code(self.findings)
 
 
 def check_rotation(
