@@ -35,6 +35,7 @@ from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, 
 from bundler.records.licences import declared_license
 from bundler.sources.fetch import fetch_all
 from bundler.sources.jobs import FetchJob
+from bundler.sources.reuse import ReusableFiles
 from bundler.storage.atomic import rename_directory
 from bundler.storage.disk_space import free_bytes
 from bundler.storage.payload import PayloadStore
@@ -59,6 +60,8 @@ class BuildRequest:
     """Everything to fetch; made late because it asks indexes and registries for addresses."""
     own_wheel: tuple[str, bytes]
     """sealift's own wheel: file name and bytes."""
+    reuse: tuple[Path, ...] = ()
+    """Earlier bundles, Hub caches and folders whose files are taken instead of fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,8 @@ class BuildResult:
     bytes: int
     fetched: int
     """Bytes fetched by this run; the rest was already here."""
+    reused: int
+    """Bytes taken by this run from the places of `reuse`."""
     warnings: tuple[Finding, ...]
     already_sealed: bool = False
 
@@ -94,8 +99,10 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         jobs = request.jobs(request.lock)
         planned = {job.path for job in jobs}
         _drop_what_no_lock_asks_for(store, planned)
+        reusable = ReusableFiles(request.reuse, progress)
+        _refuse_without_space(store.root, _missing_bytes(store, jobs) - reusable.shared_bytes(jobs, store))
+        reused = reusable.take(jobs, store)
         fetched = _missing_bytes(store, jobs)
-        _refuse_without_space(store.root, fetched)
         fetch_all(jobs, store, workers=request.workers, progress=progress)
         signatures = assess(request.lock, _reader(store), lambda path: _sha256_of(store, path))
         signatures.refuse()
@@ -108,17 +115,18 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         manifest = _seal(request, store, contents, planned)
     rename_directory(work / "bundle", request.out)
     _remove_work(work)
-    return _result(request.out, manifest, fetched, tuple(findings))
+    return replace(_result(request.out, manifest, tuple(findings)), fetched=fetched, reused=reused.bytes)
 
 
-def _result(out: Path, manifest: bytes, fetched: int, warnings: tuple[Finding, ...]) -> BuildResult:
+def _result(out: Path, manifest: bytes, warnings: tuple[Finding, ...]) -> BuildResult:
     parsed = Manifest.parse(manifest)
     return BuildResult(
         out=out,
         manifest=parsed,
         files=len(parsed.files),
         bytes=parsed.total_bytes,
-        fetched=fetched,
+        fetched=0,
+        reused=0,
         warnings=warnings,
     )
 
@@ -130,7 +138,7 @@ def _already_there(request: BuildRequest) -> BuildResult:
         data = marker.read_bytes()
         if Manifest.parse(data).members.get("lock") == request.lock.sha256:
             _remove_work(building_folder(request.out))
-            return replace(_result(request.out, data, 0, ()), already_sealed=True)
+            return replace(_result(request.out, data, ()), already_sealed=True)
     raise UsageError(
         "output-exists",
         "the output exists and is not this bundle",

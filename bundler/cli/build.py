@@ -51,6 +51,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="How model files are fetched.",
 )
+@click.option(
+    "--reuse",
+    multiple=True,
+    metavar="BUNDLE_OR_FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Take files that are here already: from an earlier bundle, a Hub cache or any folder; repeatable. "
+    "Each is compared with its locked digest.",
+)
 @click.option("--no-progress", is_flag=True, help="No progress bar or lines.")
 @json_option
 def command(
@@ -59,6 +67,7 @@ def command(
     lock_path: Path | None,
     workers: int,
     transport: str,
+    reuse: tuple[Path, ...],
     no_progress: bool,
     as_json: bool,
 ) -> int:
@@ -86,6 +95,7 @@ def command(
         workers=workers,
         jobs=lambda locked: all_jobs(locked, spec=parsed, base=base, transport=transport),
         own_wheel=own_wheel(),
+        reuse=reuse,
     )
     result = build(request, make_progress(wanted=not (no_progress or as_json)))
     return output.emit(tell(result, output))
@@ -98,6 +108,8 @@ def tell(result: BuildResult, output: Output) -> Report:
     output.data(f"bundle    {result.out}")
     output.data(f"manifest  sha256:{result.manifest.sha256}")
     fetched = f"{format_bytes(result.fetched)} fetched by this run"
+    if result.reused:
+        fetched += f", {format_bytes(result.reused)} reused"
     output.data(f"holds     {result.files} files, {format_bytes(result.bytes)}; {fetched}")
     output.say(f"next: sealift sign {result.out} --key KEY")
     return Report(
@@ -109,6 +121,7 @@ def tell(result: BuildResult, output: Output) -> Report:
             "files": result.files,
             "bytes": result.bytes,
             "fetchedBytes": result.fetched,
+            "reusedBytes": result.reused,
             "alreadySealed": result.already_sealed,
         },
     )

@@ -20,7 +20,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ PIECE_BYTES = 1 << 20
 # Every 256 MB the bytes go to the disk and out of the page cache: a build neither fills the memory with
 # bytes nobody reads again, nor loses more than that to a power cut, nor waits for 17 GB at the end.
 SYNC_BYTES = 256 * 10**6
+FICLONE = 0x40049409  # <linux/fs.h>: _IOW(0x94, 9, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +238,58 @@ class PayloadStore:
                     writer.write(piece)
                 return writer.commit(sha256=sha256)
 
+    def adopt(
+        self,
+        path: str,
+        size: int,
+        source: int,
+        *,
+        sha256: str | None,
+        git_blob_sha1: str | None,
+        watch: Callable[[int], None] = _ignore,
+    ) -> StoredFile | None:
+        """Stores what the descriptor `source` holds at `path`, if that has the wanted digests; else None.
+
+        Blocks are shared where the file system can (FICLONE), and copied elsewhere; the source is never
+        linked, for whoever changes it later must not change this tree. A partial of `path` stays as it is.
+
+        Raises OSError when `source` cannot be read; MachineError as `writer`.
+        """
+        parse_bundle_path(path)
+        name = f"{partial_name(path, size)}.reused"
+        with machine_faults(self.root / path, needed=size):
+            writer = PayloadWriter(self, path, size, name, git_blob=git_blob_sha1 is not None)
+        with writer:
+            try:
+                writer._continue(resume=self._cloned(source, writer._descriptor, size), watch=watch)
+                while piece := os.read(source, min(PIECE_BYTES, size - writer.offset)):
+                    writer.write(piece)
+                    watch(len(piece))
+                if writer.has(sha256, git_blob_sha1):
+                    return writer.commit(sha256, git_blob_sha1)
+                return None
+            finally:
+                with suppress(FileNotFoundError):  # renamed into the tree when all was well
+                    os.unlink(name, dir_fd=self._partial)
+
+    def _cloned(self, source: int, target: int, size: int) -> bool:
+        """Whether `target` now shares the blocks of `source`; False where the file system cannot share."""
+        try:
+            fcntl.ioctl(target, FICLONE, source)
+        except OSError:
+            return False
+        return os.fstat(target).st_size == size
+
+    def shares_blocks_with(self, source: int) -> bool:
+        """Whether files of this tree can share blocks with `source`: then reusing it takes no space."""
+        name = "probe.reused"
+        descriptor = self._open_partial(name)
+        try:
+            return self._cloned(source, descriptor, os.fstat(source).st_size)
+        finally:
+            os.close(descriptor)
+            os.unlink(name, dir_fd=self._partial)
+
     def discard(self, path: str) -> None:
         """Removes the file at `path` and the folders it leaves empty; nothing happens when there is none."""
         parse_bundle_path(path)
@@ -381,6 +434,12 @@ class PayloadWriter:
             self._store._accept(file, self._name, facts.st_mtime_ns)
         self.close()
         return file
+
+    def has(self, sha256: str | None, git_blob_sha1: str | None) -> bool:
+        """Whether all bytes are here and have these digests, of which at least one must be given."""
+        wanted = [(sha256, self._digester.sha256()), (git_blob_sha1, self._digester.git_blob_sha1())]
+        known = [expected == found for expected, found in wanted if expected is not None]
+        return self.offset == self.size and bool(known) and all(known)
 
     def _compare(self, algorithm: str, expected: str | None, found: str | None) -> None:
         if expected is not None and expected != found:

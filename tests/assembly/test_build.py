@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from bundler.core.manifest import Manifest
 from bundler.core.progress import SilentProgress
 from bundler.core.specs.lock import Lock
 from bundler.core.specs.spec_text import parse_spec
-from bundler.demo.hub import LoopbackHub
+from bundler.demo.hub import LoopbackHub, Repository
+from bundler.demo.serving import Answer, Request
+from bundler.demo.tiny_gguf import write_gguf
 from bundler.errors import IntegrityError, PolicyError, UsageError
 
 SPEC = """apiVersion: sealift/v1
@@ -171,3 +174,35 @@ def test_weights_that_are_not_what_they_must_be_prevent_sealing(
     assert reference in {item.reference for item in caught.value.findings}
     assert not asked.out.exists()
     assert not (building_folder(asked.out) / "bundle" / "manifest.json").exists()
+
+
+class CountingHub(LoopbackHub):
+    """A Hub that counts the bytes of files it sends."""
+
+    sent = 0
+
+    def resolve(self, request: Request, repository: Repository, path: str) -> Answer:
+        answer = super().resolve(request, repository, path)
+        if request.method == "GET":
+            type(self).sent += answer.length
+        return answer
+
+
+def test_the_next_serial_fetches_only_what_is_new(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = folder / "hub" / "demo" / "tiny"
+    repository.mkdir(parents=True)
+    write_gguf(repository)
+    (repository / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.setattr(CountingHub, "sent", 0)
+    text = MODEL_SPEC.replace("bf16", "gguf")
+    with CountingHub(folder / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        first = run(request(folder, text=text, out="one"))
+        new = b"new\n" * 12_250
+        (repository / "NEWS.txt").write_bytes(new)
+        asked = request(folder, serial=2, text=text, out="two")
+        CountingHub.sent = 0
+        second = run(replace(asked, reuse=(folder / "one",)))
+    assert CountingHub.sent == second.fetched == len(new) == 49_000
+    assert second.reused == first.fetched > 9_000_000
+    assert (folder / "two/payload/records/lock.json").is_file()
