@@ -8,7 +8,6 @@ from __future__ import annotations
 MANIFEST = "manifest.json"
 ATTESTATIONS = "attestations"
 
-PAYLOAD = "payload"
 CHUNKS = "payload/chunks.sha256"
 
 MODELS = "payload/models"
@@ -55,8 +54,3 @@ def model_evidence_folder(repo: str) -> str:
 def image_blob(digest: str) -> str:
     """The path of an image blob; `digest` is `sha256:<64 hex>`."""
     return f"{IMAGE_BLOBS}/{digest.partition(':')[2]}"
-
-
-def wheel_lock_folder(folder: str) -> str:
-    """The folder with the lock files of one engine target, such as `vllm-cp312-x86_64`."""
-    return f"{WHEEL_LOCKS}/{folder}"

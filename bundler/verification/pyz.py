@@ -7,10 +7,10 @@ bytes depend on nothing but them: fixed order, times and modes, nothing compress
 from __future__ import annotations
 
 import ast
-import io
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from bundler.storage.zip_writer import zip_bytes
 
 PACKAGE = "bundler"
 ENTRY = "bundler.verification.portable"
@@ -21,7 +21,6 @@ from {ENTRY} import main
 
 raise SystemExit(main())
 '''
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def build_verify_pyz() -> bytes:
@@ -30,19 +29,7 @@ def build_verify_pyz() -> bytes:
     for module in portable_modules():
         path = _source(module)
         sources[_name_in_archive(module, path)] = path.read_bytes()
-    buffer = io.BytesIO()
-    buffer.write(SHEBANG)
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
-        for name in sorted(sources):
-            archive.writestr(_entry(name), sources[name])
-    return buffer.getvalue()
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.create_system = 3
-    entry.external_attr = 0o100644 << 16
-    return entry
+    return zip_bytes(dict(sorted(sources.items())), prefix=SHEBANG)
 
 
 def portable_modules() -> tuple[str, ...]:

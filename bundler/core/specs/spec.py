@@ -18,8 +18,6 @@ from bundler.core.specs.image_reference import ImageReference
 from bundler.core.units import parse_size
 from bundler.errors import MalformedError, UsageError
 
-API_VERSION = "sealift/v1"
-
 
 def _glob(text: str) -> str:
     """Matched against paths in the repository: nothing absolute, nothing that climbs."""

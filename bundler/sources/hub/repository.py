@@ -9,12 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
-from bundler.core import layout, strict_json
 from bundler.core.digest import is_git_commit
 from bundler.core.evidence import MODEL_SIGNATURE_LIMIT, model_evidence, model_evidence_path
 from bundler.core.paths import path_fault, path_set_findings
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 __all__ = [
-    "ModelChanges",
-    "hub_evidence",
-    "model_changes",
     "model_jobs",
     "preview_header",
     "read_small",
@@ -157,82 +152,6 @@ def signature_jobs(
             )
         )
     return jobs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelChanges:
-    """What moved upstream since a model was locked. Paths are of the repository, selected files only."""
-
-    repo: str
-    revision: str
-    locked_commit: str
-    commit: str
-    """What the asked revision means now."""
-    added: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    changed: tuple[str, ...] = ()
-
-    @property
-    def moved(self) -> bool:
-        """Whether the revision means another commit; its files may still be the same."""
-        return self.commit != self.locked_commit
-
-
-def model_changes(
-    locked: LockedModel,
-    *,
-    endpoint: str | None = None,
-    token: TokenChoice = None,
-    patience: Patience | None = None,
-) -> ModelChanges:
-    """What the asked revision means upstream now, compared with the lock. Raises as `resolve_model`."""
-    spec = ModelSpec(
-        repo=locked.repo,
-        revision=locked.revision,
-        id=locked.id,
-        include=locked.include,
-        exclude=locked.exclude,
-        endpoint=locked.endpoint,
-    )
-    now = resolve_model(spec, endpoint=endpoint, token=token, patience=patience)
-    before = {file.path: _content(file) for file in locked.files}
-    after = {file.path: _content(file) for file in now.files}
-    return ModelChanges(
-        repo=locked.repo,
-        revision=locked.revision,
-        locked_commit=locked.commit,
-        commit=now.commit,
-        added=tuple(sorted(after.keys() - before.keys())),
-        removed=tuple(sorted(before.keys() - after.keys())),
-        changed=tuple(sorted(path for path in before.keys() & after.keys() if before[path] != after[path])),
-    )
-
-
-def hub_evidence(
-    model: LockedModel,
-    *,
-    endpoint: str | None = None,
-    token: TokenChoice = None,
-    patience: Patience | None = None,
-) -> dict[str, bytes]:
-    """Bundle path to bytes: what the Hub says the locked commit holds, all of it, left-out files too.
-
-    The tree of a commit never changes, but its pages and the order of members are the Hub's mood: kept are
-    the members that follow from the commit, in our own form, so that the same lock gives the same bytes.
-    Raises IntegrityError (`upstream-changed`) when a locked file is not listed as locked; NetworkError.
-    """
-    client = _client(model.endpoint, endpoint, token, patience)
-    entries = client.tree(model.repo, model.commit)
-    listed = {file.path: file for file in listed_files(entries, where=model.repo)}
-    _raise_all([_unlisted(file) for file in model.files if not _is_listed(file, listed.get(file.path))])
-    value = {
-        "asked": f"/api/models/{model.repo}/tree/{model.commit}",
-        "commit": model.commit,
-        "entries": sorted(map(_evident, entries), key=lambda entry: str(entry["path"])),
-        "repo": model.repo,
-    }
-    folder = layout.model_evidence_folder(model.repo)
-    return {f"{folder}/{model.commit}.tree.json": strict_json.dumps(value) + b"\n"}
 
 
 def preview_header(
@@ -472,30 +391,6 @@ def _job(model: LockedModel, file: LockedModelFile, source: ByteSource) -> Fetch
         git_blob_sha1=None if file.lfs_sha256 else file.git_blob_sha1,
         source=source,
     )
-
-
-def _content(file: LockedModelFile) -> tuple[int, str, str | None]:
-    return file.size, file.git_blob_sha1, file.lfs_sha256
-
-
-def _is_listed(file: LockedModelFile, listed: ListedFile | None) -> bool:
-    return listed is not None and _content(file) == (listed.size, listed.oid, listed.sha256)
-
-
-def _unlisted(file: LockedModelFile) -> Finding:
-    return Finding(
-        reference="upstream-changed",
-        what="the Hub no longer lists a file as it was locked",
-        where=file.path,
-        expected=f"{file.size} bytes, git blob {file.git_blob_sha1}",
-        found="other values, or no such file",
-        hint="`sealift lock --check` tells what moved",
-        exit_code=ExitCode.INTEGRITY,
-    )
-
-
-def _evident(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in ("lfs", "oid", "path", "size", "type", "xetHash") if name in entry}
 
 
 def _refuse_other_bytes(file: LockedModelFile, data: bytes, where: str) -> None:

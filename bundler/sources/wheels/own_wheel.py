@@ -12,16 +12,15 @@ import base64
 import csv
 import hashlib
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import bundler
 from bundler.errors import MachineError
+from bundler.storage.zip_writer import zip_bytes
 
 DISTRIBUTION = "sealift"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _WHEEL = b"Wheel-Version: 1.0\nGenerator: sealift\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _METADATA_FILES = ("METADATA", "entry_points.txt")
 _METADATA_FOLDERS = ("licenses/", "sboms/")
@@ -49,7 +48,7 @@ def own_wheel() -> tuple[str, bytes]:
     files.update({f"{folder}/{name}": data for name, data in sorted(_metadata_files(own))})
     files[f"{folder}/WHEEL"] = _WHEEL
     files[f"{folder}/RECORD"] = _record(files, f"{folder}/RECORD")
-    return f"{DISTRIBUTION}-{own.version}-py3-none-any.whl", _archive(files)
+    return f"{DISTRIBUTION}-{own.version}-py3-none-any.whl", zip_bytes(files)
 
 
 def _package_files(root: Path) -> Iterator[tuple[str, bytes]]:
@@ -79,15 +78,3 @@ def _record(files: Mapping[str, bytes], own_path: str) -> bytes:
         rows.writerow([path, f"sha256={digest}", len(data)])
     rows.writerow([own_path, "", ""])
     return text.getvalue().encode()
-
-
-def _archive(files: Mapping[str, bytes]) -> bytes:
-    """The files as an uncompressed archive: zlib versions differ in their output."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for path, data in files.items():
-            member = zipfile.ZipInfo(path, _EPOCH)
-            member.create_system = 3
-            member.external_attr = 0o100644 << 16
-            archive.writestr(member, data)
-    return buffer.getvalue()

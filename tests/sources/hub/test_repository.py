@@ -35,8 +35,6 @@ from bundler.sources.hub.access import hub_access
 from bundler.sources.hub.client import Patience
 from bundler.sources.hub.repository import (
     declared_license,
-    hub_evidence,
-    model_changes,
     model_jobs,
     preview_header,
     read_small,
@@ -747,54 +745,7 @@ def test_a_commit_that_is_gone_is_named(hub: FaultyHub, folder: Path, tmp_path: 
     assert model.commit in caught.value.findings[0].what
 
 
-# -- what moved, evidence, previews ------------------------------------------------------------------
-
-
-def test_nothing_moved(hub: FaultyHub) -> None:
-    model = resolve(hub)
-    changes = model_changes(model, endpoint=hub.url, token=False, patience=PATIENCE)
-    assert not changes.moved
-    assert (changes.added, changes.removed, changes.changed) == ((), (), ())
-
-
-def test_what_moved_upstream_is_told_by_file(hub: FaultyHub, folder: Path) -> None:
-    model = resolve(hub, exclude=("*.md",))
-    (folder / "config.json").write_text('{"model_type": "other"}')
-    (folder / "empty.txt").unlink()
-    (folder / "new.json").write_text("{}")
-    (folder / "README.md").write_text("not selected")
-    changes = model_changes(model, endpoint=hub.url, token=False, patience=PATIENCE)
-    assert changes.moved
-    assert changes.locked_commit == model.commit != changes.commit
-    assert (changes.added, changes.removed, changes.changed) == (
-        ("new.json",),
-        ("empty.txt",),
-        ("config.json",),
-    )
-
-
-def test_evidence_is_the_same_however_it_is_paged_and_names_left_out_files(hub: FaultyHub) -> None:
-    hub.token = SECRET
-    model = resolve(hub, token=SECRET, include=("*.json",))
-    first = hub_evidence(model, endpoint=hub.url, token=SECRET, patience=PATIENCE)
-    hub.page_size = 1000
-    assert hub_evidence(model, endpoint=hub.url, token=SECRET, patience=PATIENCE) == first
-    ((path, data),) = first.items()
-    assert path == f"payload/evidence/models--harbour--tiny-model/{model.commit}.tree.json"
-    value = json.loads(data)
-    assert value["commit"] == model.commit
-    assert SHARD in {entry["path"] for entry in value["entries"]}
-    assert SECRET.encode() not in data
-    assert hub.url.encode() not in data
-
-
-def test_evidence_that_contradicts_the_lock_is_refused(hub: FaultyHub) -> None:
-    model = resolve(hub)
-    hub.claimed_oids["config.json"] = "d" * 40
-    with pytest.raises(IntegrityError) as caught:
-        hub_evidence(model, endpoint=hub.url, token=False, patience=PATIENCE)
-    (finding,) = caught.value.findings
-    assert (finding.reference, finding.where) == ("upstream-changed", "config.json")
+# -- previews -----------------------------------------------------------------------------------------
 
 
 def test_the_header_of_a_shard_is_read_without_the_shard(hub: FaultyHub, folder: Path) -> None:
