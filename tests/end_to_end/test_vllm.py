@@ -16,6 +16,7 @@ import pytest
 from bundler.demo import tiny_kimi
 from bundler.demo.hub import LoopbackHub
 from tests.end_to_end.commands import NO_NETWORK, SEALIFT, Workplace
+from tests.servers.programs import both_ends
 
 TORCH = "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl"
 SPEC = Path(__file__).with_name("vllm.yaml")
@@ -80,7 +81,7 @@ def in_perimeter(place: Workplace, *command: str) -> str:
         check=False,
         timeout=600,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, both_ends(done.stderr)
     return done.stdout.strip().splitlines()[-1]
 
 

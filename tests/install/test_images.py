@@ -42,7 +42,7 @@ from bundler.sources.images.images import image_jobs, resolve_image
 from bundler.sources.images.registry import RegistryClient
 from bundler.sources.images.registry_auth import DockerConfig
 from bundler.storage.payload import PayloadStore
-from tests.servers.programs import containerd, docker_registry, need
+from tests.servers.programs import both_ends, containerd, docker_registry, need
 from tests.servers.registry import FaultyRegistry
 
 BOTH = ("linux/amd64", "linux/arm64")
@@ -294,7 +294,7 @@ def podman(tmp_path: Path) -> Iterator[Podman]:
     done = subprocess.run(["podman", *options, "info"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         shutil.rmtree(folder, ignore_errors=True)
-        pytest.skip(f"podman cannot run here: {done.stderr[-200:]}")
+        pytest.skip(f"podman cannot run here: {both_ends(done.stderr, 200)}")
     yield Podman(options=options)
     subprocess.run(["podman", *options, "system", "reset", "--force"], capture_output=True, check=False)
     shutil.rmtree(folder, ignore_errors=True)
@@ -382,7 +382,7 @@ def _runc(folder: Path, rootfs: str, command: list[str]) -> subprocess.Completed
     runc = ["runc", "--root", str(folder / "state"), "run", f"sealift-{folder.parent.name}"[:60]]
     done = subprocess.run(runc, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode != 0 and "cgroup" in done.stderr:
-        pytest.skip(f"runc cannot run here: {done.stderr[-200:]}")
+        pytest.skip(f"runc cannot run here: {both_ends(done.stderr, 200)}")
     return done
 
 

@@ -20,6 +20,7 @@ from bundler.demo.tiny_gguf import gguf_files
 from bundler.launch.environment import WORK_PREFIX, sweep
 from tests.launch.perimeter_without_network import PROBE
 from tests.launch.profiles import ENGINES, bundle_of, launch_member, write_marker
+from tests.servers.programs import both_ends
 
 pytestmark = pytest.mark.slow
 REQUIREMENT = "{}=={}".format(*ENGINES["llama.cpp"])
@@ -46,7 +47,7 @@ def llama_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [uv(), "pip", "install", "-q", "--python", python, REQUIREMENT], capture_output=True, text=True
     )
     if done.returncode:
-        pytest.skip(f"no index offers {REQUIREMENT} here: {done.stderr.strip()[-200:]}")
+        pytest.skip(f"no index offers {REQUIREMENT} here: {both_ends(done.stderr.strip(), 200)}")
     return environment
 
 
@@ -86,7 +87,7 @@ def launch(
     request.write_text(json.dumps(given))
     program = [*words, sys.executable, "-m", "tests.launch.perimeter_without_network", str(request)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=350, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, both_ends(done.stderr)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 

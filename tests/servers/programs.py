@@ -26,6 +26,12 @@ PACKAGES = {
 }
 
 
+def both_ends(text: str, limit: int = 6000) -> str:
+    """`text` with its middle cut out where it is long: the cause of a failure is at either end."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]}\n[...]\n{text[-half:]}"
+
+
 def need(*programs: str) -> None:
     """Skip the test when a program is absent, with the command that installs it."""
     for program in programs:
@@ -98,10 +104,10 @@ def _running(command: list[str], log: Path, ready: Callable[[], bool]) -> Iterat
             if ready():
                 break
             if process.poll() is not None:
-                pytest.skip(f"{command[0]} cannot run here: {log.read_text()[-300:]}")
+                pytest.skip(f"{command[0]} cannot run here: {both_ends(log.read_text(), 300)}")
             time.sleep(0.05)
         else:
-            pytest.fail(f"{command[0]} does not answer: {log.read_text()[-300:]}")
+            pytest.fail(f"{command[0]} does not answer: {both_ends(log.read_text(), 300)}")
         yield
     finally:
         process.terminate()

@@ -40,6 +40,15 @@ def test_it_holds_the_running_package_and_nothing_that_is_not_it() -> None:
         assert not [name for name in names if unwanted in name]
 
 
+def test_it_holds_the_licence_as_the_tree_has_it() -> None:
+    text = (Path(bundler.__file__).parents[1] / "LICENSE").read_text()
+    with zipfile.ZipFile(io.BytesIO(own_wheel()[1])) as wheel:
+        (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE")]
+        assert wheel.read(name).decode() == text
+        metadata = wheel.read(name.replace("licenses/LICENSE", "METADATA")).decode()
+    assert "License-Expression: Apache-2.0\nLicense-File: LICENSE\n" in metadata
+
+
 def test_it_does_not_depend_on_this_machine() -> None:
     with zipfile.ZipFile(io.BytesIO(own_wheel()[1])) as archive:
         for member in archive.infolist():
