@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Union
@@ -104,11 +105,15 @@ class Envelope:
 
 @dataclass(frozen=True)
 class Statement:
-    """An in-toto Statement v1. `subjects` maps each name to its lower-case hex SHA-256."""
+    """An in-toto Statement v1. `subjects` maps each name to its lower-case hex SHA-256.
+
+    `sha256` is the digest of the payload's bytes, by which a later statement can supersede this one.
+    """
 
     subjects: Mapping[str, str]
     predicate_type: str
     predicate: Mapping[str, Any]
+    sha256: str
 
     def names(self, sha256: str) -> bool:
         """Whether this digest is that of a subject, or of one of the resources of an OMS statement."""
@@ -220,6 +225,7 @@ def parse_statement(payload: bytes, *, where: str) -> Statement:
         subjects=_subjects(value["subject"], where),
         predicate_type=value["predicateType"],
         predicate=value.get("predicate", {}),
+        sha256=hashlib.sha256(payload).hexdigest(),
     )
 
 

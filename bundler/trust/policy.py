@@ -21,7 +21,15 @@ from bundler.trust.authentication import (
     VerifyKeyless,
     VerifySignature,
 )
+from bundler.trust.dsse import OUR_TYPES
 from bundler.trust.model_signing_format import oms_fault
+from bundler.trust.objections import (
+    Objection,
+    Voice,
+    standing_objections,
+    supersedes_fault,
+    withdrawn_approvals,
+)
 from bundler.trust.policy_document import (
     OMS_SUBJECT,
     Identity,
@@ -50,6 +58,7 @@ class RequirementOutcome:
     """How one requirement fared. `counted` are distinct owners; `missing` is how many more are needed.
 
     `not_checked` names files of unknown content that might have helped but that this program cannot check.
+    `objections` are what owners of the role said against it and did not withdraw.
     """
 
     requirement: Requirement
@@ -58,6 +67,7 @@ class RequirementOutcome:
     counted: tuple[str, ...]
     not_counted: tuple[NotCounted, ...]
     not_checked: tuple[str, ...] = ()
+    objections: tuple[Objection, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -66,8 +76,8 @@ class RequirementOutcome:
 
     @property
     def met(self) -> bool:
-        """Whether enough distinct owners counted."""
-        return self.missing == 0
+        """Whether enough distinct owners counted, and none of the role's owners blocks it."""
+        return self.missing == 0 and not any(item.blocks for item in self.objections)
 
     def to_json(self) -> dict[str, Any]:
         """The outcome for `--json`."""
@@ -87,6 +97,15 @@ class RequirementOutcome:
                 for item in self.not_counted
             ],
             "notChecked": list(self.not_checked),
+            "objections": [
+                {
+                    "attestation": item.attestation,
+                    "owner": item.owner,
+                    "said": item.said,
+                    "blocks": item.blocks,
+                }
+                for item in self.objections
+            ],
         }
 
 
@@ -211,6 +230,14 @@ def signer_fault(policy: TrustPolicy, role: Role, attestation: Attestation) -> s
 
 
 @dataclass(frozen=True)
+class _Judged:
+    """The statements of one requirement's type, each with why it does not count, and every standing no."""
+
+    faults: tuple[tuple[Attestation, str], ...]
+    objections: tuple[Objection, ...]
+
+
+@dataclass(frozen=True)
 class _Bundle:
     """One bundle in front of one policy."""
 
@@ -220,8 +247,9 @@ class _Bundle:
 
     def requirements(self) -> tuple[RequirementOutcome, ...]:
         """Every requirement's outcome, in the policy's order."""
-        spoken = self._owners_who_spoke()
-        return tuple(self._outcome(requirement, spoken) for requirement in self.policy.require)
+        judged = [(requirement, self._judged(requirement)) for requirement in self.policy.require]
+        spoken = self._owners_who_spoke(judged)
+        return tuple(self._outcome(requirement, answer, spoken) for requirement, answer in judged)
 
     def newest_time(self) -> int | None:
         """The newest time that an unrevoked signer or the signed manifest states."""
@@ -231,27 +259,66 @@ class _Bundle:
                 stated += [item.signed_at, *stated_times(item.statement.predicate)]
         return max((time for time in stated if time is not None), default=None)
 
-    def _owners_who_spoke(self) -> dict[str, set[str]]:
+    def _owners_who_spoke(self, judged: Iterable[tuple[Requirement, _Judged]]) -> dict[str, set[str]]:
         """Role to folded owners that fulfil one of its requirements: who is no longer distinct from it."""
         spoken: dict[str, set[str]] = {name: set() for name in self.policy.roles}
-        for requirement in self.policy.require:
-            for item in self._of_type(requirement):
-                if not self._fault(requirement, item):
+        for requirement, answer in judged:
+            for item, fault in answer.faults:
+                if not fault:
                     spoken[requirement.role].add(fold_owner(owner_of(self.policy, item)))
         return spoken
+
+    def _judged(self, requirement: Requirement) -> _Judged:
+        """Each statement of the required type with why it does not count, after every no was heard."""
+        items = self._of_type(requirement)
+        own = {item.name: self._fault(requirement, item) for item in items}
+        voices = self._voices(requirement, items, own)
+        objections = standing_objections(requirement.predicate_type, requirement.where, voices)
+        against = {fold_owner(item.owner): item for item in objections}
+        replaced = withdrawn_approvals(voices)
+        faults = []
+        for item in items:
+            fault = own[item.name]
+            objection = against.get(fold_owner(owner_of(self.policy, item)))
+            if not fault and objection is not None:
+                fault = f"{objection.owner} objects in {objection.attestation}: {objection.said}"
+            elif not fault and item.name in replaced:
+                fault = "a later statement of the same owner supersedes it"
+            faults.append((item, fault))
+        return _Judged(tuple(faults), objections)
+
+    def _voices(
+        self, requirement: Requirement, items: Iterable[Attestation], faults: Mapping[str, str]
+    ) -> tuple[Voice, ...]:
+        """What live keys of the role's owners said; a person's no counts by whichever key they said it."""
+        people = self.policy.owners(self.policy.roles[requirement.role], live=False)
+        return tuple(
+            Voice(
+                attestation=item.name,
+                owner=fold_owner(owner_of(self.policy, item)),
+                shown_owner=owner_of(self.policy, item),
+                payload_sha256=item.statement.sha256,
+                predicate=item.statement.predicate,
+                about=item.statement.names(self.manifest_sha256),
+                counts=not faults[item.name],
+            )
+            for item in items
+            if item.key not in self.policy.revoked.keys and fold_owner(owner_of(self.policy, item)) in people
+        )
 
     def _of_type(self, requirement: Requirement) -> list[Attestation]:
         wanted = requirement.predicate_type
         return [i for i in self.authentication.attestations if i.statement.predicate_type == wanted]
 
-    def _outcome(self, requirement: Requirement, spoken: Mapping[str, set[str]]) -> RequirementOutcome:
+    def _outcome(
+        self, requirement: Requirement, answer: _Judged, spoken: Mapping[str, set[str]]
+    ) -> RequirementOutcome:
         role = self.policy.roles[requirement.role]
         counted: dict[str, str] = {}
         rejected: list[NotCounted] = []
-        items = self._of_type(requirement)
-        for item in items:
+        for item, own_fault in answer.faults:
             owner = owner_of(self.policy, item)
-            fault = self._fault(requirement, item) or _distinction_fault(role, owner, spoken, counted)
+            fault = own_fault or _distinction_fault(role, owner, spoken, counted)
             if fault:
                 rejected.append(NotCounted(item.name, owner, fault))
             else:
@@ -259,10 +326,11 @@ class _Bundle:
         return RequirementOutcome(
             requirement=requirement,
             threshold=role.threshold,
-            signed_by=tuple(dict.fromkeys(owner_of(self.policy, item) for item in items)),
+            signed_by=tuple(dict.fromkeys(owner_of(self.policy, item) for item, _ in answer.faults)),
             counted=tuple(counted.values()),
             not_counted=tuple(rejected),
             not_checked=self._might_help(role),
+            objections=answer.objections,
         )
 
     def _might_help(self, role: Role) -> tuple[str, ...]:
@@ -280,6 +348,7 @@ class _Bundle:
             or self._subject_fault(requirement, item)
             or self._serial_fault(item)
             or _where_fault(requirement.where, item.statement.predicate)
+            or _supersedes_fault(item)
         )
 
     def _subject_fault(self, requirement: Requirement, item: Attestation) -> str:
@@ -324,6 +393,12 @@ def _where_fault(where: Mapping[str, Any], predicate: Mapping[str, Any]) -> str:
     return ""
 
 
+def _supersedes_fault(item: Attestation) -> str:
+    """A statement of ours that withdraws something nobody can name does not count."""
+    ours = item.statement.predicate_type.startswith(OUR_TYPES)
+    return supersedes_fault(item.statement.predicate) if ours else ""
+
+
 _TIME_MEMBERS = ("reviewedAt", "approvedAt", "decidedAt", "timeVerified")
 
 
@@ -358,8 +433,26 @@ def _revocation_findings(policy: TrustPolicy, manifest: Manifest) -> Iterable[Fi
 
 def _unmet(requirements: Iterable[RequirementOutcome]) -> Iterable[Finding]:
     for outcome in requirements:
-        if not outcome.met:
+        if outcome.missing:
             yield _unmet_finding(outcome)
+        for objection in outcome.objections:
+            yield _objection_finding(outcome, objection)
+
+
+def _objection_finding(outcome: RequirementOutcome, objection: Objection) -> Finding:
+    """Name who says no. It is an error when it blocks; else a warning, and its owner did not count."""
+    wanted = outcome.requirement
+    return Finding(
+        "rejected" if objection.blocks else "objection",
+        f"{objection.owner} says no to the requirement {wanted.id}",
+        where=f"attestations/{objection.attestation}",
+        expected=f"no standing objection by an owner of the role {wanted.role}",
+        found=objection.said,
+        hint="ask the signer; a no is withdrawn by a new statement of the same owner: "
+        "`sealift attest sign BUNDLE --type TYPE --predicate FILE --key KEY --supersedes ATTESTATION`",
+        severity="error" if objection.blocks else "warning",
+        exit_code=ExitCode.AUTHENTICITY,
+    )
 
 
 def _unmet_finding(outcome: RequirementOutcome) -> Finding:

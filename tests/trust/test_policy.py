@@ -132,8 +132,18 @@ def test_a_requirement_says_who_counted_and_who_did_not_and_why() -> None:
             },
         ],
         "notChecked": [],
+        "objections": [
+            {
+                "attestation": "risk-3.sigstore.json",
+                "owner": "sue",
+                "said": "decision is 'reject'",
+                "blocks": True,
+            }
+        ],
     }
-    (finding,) = result.findings
+    finding, refusal = result.findings
+    assert refusal.reference == "rejected"
+    assert refusal.where == "attestations/risk-3.sigstore.json"
     assert finding.reference == "threshold"
     assert finding.where == "policy: require.security, role security"
     assert finding.expected == (
