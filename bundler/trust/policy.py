@@ -299,7 +299,7 @@ class _Bundle:
                 shown_owner=owner_of(self.policy, item),
                 payload_sha256=item.statement.sha256,
                 predicate=item.statement.predicate,
-                about=item.statement.names(self.manifest_sha256),
+                about=item.statement.names(self.manifest.sha256),
                 counts=not faults[item.name],
             )
             for item in items
@@ -434,7 +434,9 @@ def _revocation_findings(policy: TrustPolicy, manifest: Manifest) -> Iterable[Fi
 def _unmet(requirements: Iterable[RequirementOutcome]) -> Iterable[Finding]:
     for outcome in requirements:
         if outcome.missing:
+            # It names everybody who said no: one fact, one finding.
             yield _unmet_finding(outcome)
+            continue
         for objection in outcome.objections:
             yield _objection_finding(outcome, objection)
 
@@ -461,8 +463,12 @@ def _unmet_finding(outcome: RequirementOutcome) -> Finding:
     found = [
         f"{len(outcome.counted)} counted" + (f" ({', '.join(outcome.counted)})" if outcome.counted else "")
     ]
+    found += [f"{item.owner} says no in {item.attestation}: {item.said}" for item in outcome.objections]
+    told = {item.attestation for item in outcome.objections}
     found += [
-        f"{item.attestation} by {item.owner} not counted: {item.reason}" for item in outcome.not_counted
+        f"{item.attestation} by {item.owner} not counted: {item.reason}"
+        for item in outcome.not_counted
+        if item.attestation not in told
     ]
     if not outcome.not_counted and not outcome.counted:
         found.append("no statement of this type")

@@ -7,13 +7,13 @@ bundle is `trust.policy.evaluate`. Nothing is defaulted that would make a policy
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
 from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
+from bundler.core.names.people import fold_name, look_alikes, name_fault, text_fault
 from bundler.core.timestamps import parse_instant
 from bundler.errors import ExitCode, Finding, MalformedError
 from bundler.trust.dsse import check_shape, decode_base64
@@ -190,7 +190,7 @@ class TrustPolicy:
 
 def fold_owner(name: str) -> str:
     """Two spellings with the same fold are one person: a threshold must not be met by `Alice` and `alice`."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    return fold_name(name)
 
 
 def _check_document(value: Any, where: str) -> None:
@@ -226,8 +226,8 @@ def _parse_key(name: str, item: Any, where: str) -> PolicyKey:
     # One key under two ids would count twice (CVE-2020-6174): the id is what we compute.
     if not fault and fingerprint(spki) != name:
         fault = f"it is listed as {name[:64]!r} but its fingerprint is {fingerprint(spki)}"
-    if not fault and not fold_owner(item["owner"]):
-        fault = "it has no owner"
+    if not fault and name_fault(item["owner"]):
+        fault = f"its owner cannot be used: {name_fault(item['owner'])}"
     if fault:
         raise MalformedError(
             "bad-key",
@@ -334,7 +334,7 @@ def _parse_rules(value: Mapping[str, Any], where: str) -> Rules:
 
 def _coherence_faults(policy: TrustPolicy, where: str) -> list[Finding]:
     """Faults between the parts: names that lead nowhere, thresholds that nobody can reach."""
-    faults = []
+    faults = [*_text_faults(policy, where), *_look_alike_faults(policy, where)]
     if ROOT not in policy.roles:
         faults.append(_finding(where, "roles", "the role root", "none: nobody could ever change the policy"))
     if not policy.require:
@@ -343,6 +343,33 @@ def _coherence_faults(policy: TrustPolicy, where: str) -> list[Finding]:
         faults += _role_faults(policy, role, where)
     faults += _requirement_faults(policy, where)
     return faults or _separation_faults(policy, where)
+
+
+def _text_faults(policy: TrustPolicy, where: str) -> list[Finding]:
+    """Names, ids and notes that would print as something else (format.md section 6)."""
+    named = [(f"roles.{name[:60]!r}", name_fault(name)) for name in policy.roles]
+    texts = [("note", policy.note)]
+    for role in policy.roles.values():
+        for identity in role.identities:
+            place = f"roles.{role.name[:60]!r}.identities"
+            texts += [(place, identity.issuer), (place, identity.san)]
+    texts += [(f"require.{item.id[:60]!r}.id", item.id) for item in policy.require]
+    for kind in ("keys", "manifests", "files"):
+        reasons: Mapping[str, str] = getattr(policy.revoked, kind)
+        texts += [(f"revoked.{kind}.{digest}", reason) for digest, reason in reasons.items()]
+    named += [(place, text_fault(text)) for place, text in texts]
+    wanted = "text without control or format characters"
+    return [_finding(where, place, wanted, fault) for place, fault in named if fault]
+
+
+def _look_alike_faults(policy: TrustPolicy, where: str) -> list[Finding]:
+    """Two owners, or two roles, that a reader takes for one."""
+    owners = [key.owner for key in policy.keys.values()]
+    owners += [identity.owner for role in policy.roles.values() for identity in role.identities]
+    pairs = [("keys: owner", pair) for pair in look_alikes(owners)]
+    pairs += [("roles", pair) for pair in look_alikes(policy.roles)]
+    wanted = "one spelling for one name, and names that nobody takes for another"
+    return [_finding(where, place, wanted, f"{one!a} and {other!a}") for place, (one, other) in pairs]
 
 
 def _role_faults(policy: TrustPolicy, role: Role, where: str) -> list[Finding]:

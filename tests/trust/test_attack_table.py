@@ -117,6 +117,8 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "a rejecting opinion, or a value of another type, stands where approval is required": _vectors(
         *(
             "legal-verdict-rejected",
+            "legal-verdict-rejected-beside-an-approval",
+            "legal-verdict-rejected-by-another-owner",
             "where-type-confusion-false-for-zero",
             "where-type-confusion-one-for-true",
         ),

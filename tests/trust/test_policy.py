@@ -141,15 +141,16 @@ def test_a_requirement_says_who_counted_and_who_did_not_and_why() -> None:
             }
         ],
     }
-    finding, refusal = result.findings
-    assert refusal.reference == "rejected"
-    assert refusal.where == "attestations/risk-3.sigstore.json"
+    (finding,) = result.findings
     assert finding.reference == "threshold"
     assert finding.where == "policy: require.security, role security"
     assert finding.expected == (
         "2 distinct owners of security for urn:sealift:risk-acceptance:v1, saying {'decision': 'accept'}"
     )
-    assert finding.found.startswith("1 counted (sam); risk-2.sigstore.json by sam not counted")
+    assert finding.found.startswith(
+        "1 counted (sam); sue says no in risk-3.sigstore.json: decision is 'reject'; "
+        "risk-2.sigstore.json by sam not counted"
+    )
 
 
 def test_a_revoked_keys_signature_verifies_and_says_why_it_does_not_count() -> None:
@@ -198,12 +199,60 @@ def test_spellings_of_one_name_are_one_person(name: str) -> None:
     assert fold_owner(name) == "alice"
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["SUE", " sue", "s\u200bue", "ѕue", "su\u0435", "ｓue", "su\u0435\u034f", "sue\ufe0f"],
+    ids=ascii,
+)
+def test_two_owners_that_print_alike_are_refused_in_one_policy(other: str) -> None:
+    value = good_policy()
+    value["keys"][fingerprint("legal")]["owner"] = other
+    with pytest.raises(MalformedError) as caught:
+        TrustPolicy.parse(dump(value))
+    assert {finding.reference for finding in caught.value.findings} <= {"bad-policy", "bad-key"}
+
+
+HIDDEN = ["\x1b[31m", "\u202e", "\u200b", "\n", "\x7f", "\u2028", "\u00ad", "\ufeff", "\x9b"]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN, ids=ascii)
+@pytest.mark.parametrize("place", ["owner", "role", "id", "note", "reason", "issuer", "distinctFrom"])
+def test_control_and_format_characters_are_refused_in_every_name(place: str, hidden: str) -> None:
+    value = good_policy()
+    if place == "owner":
+        value["keys"][fingerprint("legal")]["owner"] = f"le{hidden}na"
+    elif place == "role":
+        value["roles"][f"leg{hidden}al"] = value["roles"]["legal"]
+    elif place == "id":
+        value["require"][0]["id"] = f"x{hidden}"
+    elif place == "note":
+        value["note"] = f"by{hidden}e"
+    elif place == "reason":
+        value["revoked"]["files"] = {"ab" * 32: {"reason": f"x{hidden}y"}}
+    elif place == "issuer":
+        value["roles"]["legal"]["identities"] = [{"issuer": f"a{hidden}", "san": "b"}]
+    else:
+        value["roles"]["legal"]["distinctFrom"] = [f"release{hidden}"]
+    with pytest.raises(MalformedError):
+        TrustPolicy.parse(dump(value))
+
+
+def test_two_roles_that_print_alike_are_refused() -> None:
+    value = good_policy()
+    value["roles"]["re1ease"] = value["roles"]["release"]
+    with pytest.raises(MalformedError) as caught:
+        TrustPolicy.parse(dump(value))
+    assert "re1ease" in caught.value.findings[0].found
+
+
 def test_two_spellings_of_one_person_do_not_reach_a_threshold() -> None:
     value = good_policy()
     value["keys"][fingerprint("security-2")]["owner"] = "SAM"
     with pytest.raises(MalformedError) as caught:
         TrustPolicy.parse(dump(value))
-    assert caught.value.findings[0].expected == "2 distinct live owners"
+    spelled, live = caught.value.findings
+    assert sorted(spelled.found.split(" and ")) == ["'SAM'", "'sam'"]
+    assert live.found == "1 owners with a key that is not revoked"
 
 
 def test_what_cannot_be_checked_here_is_named_and_never_counts() -> None:

@@ -666,6 +666,25 @@ def _(case: Case) -> None:
     case.put("legal", signed("legal", case.legal(verdict="rejected")))
 
 
+@_after("legal-verdict-rejected-beside-an-approval", "threshold")
+def _(case: Case) -> None:
+    case.put("legal-2", signed("legal", case.legal(verdict="rejected")))
+
+
+@_after("legal-verdict-rejected-by-another-owner", "rejected")
+def _(case: Case) -> None:
+    case.policy["keys"][fingerprint("stranger")] = policy_key("stranger")
+    case.policy["roles"]["legal"]["keys"].append(fingerprint("stranger"))
+    case.put("legal-2", signed("stranger", case.legal(verdict="rejected")))
+
+
+@_after("good-with-a-rejection-that-its-owner-withdrew")
+def _(case: Case) -> None:
+    no = case.legal(verdict="rejected")
+    case.put("legal-2", signed("legal", no))
+    case.put("legal", signed("legal", case.legal(supersedes=[sha256(no)])))
+
+
 @_after("legal-verdict-missing", "threshold")
 def _(case: Case) -> None:
     case.put("legal", signed("legal", case.about(LEGAL_TYPE, {"conditions": 0, "final": True})))
