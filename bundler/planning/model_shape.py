@@ -93,8 +93,8 @@ def _is_locked(data: bytes, file: LockedModelFile) -> bool:
 
 def _patience() -> Patience:
     """Asking twice is enough here: a plan without a network says so within seconds."""
-    from bundler.sources.fetch import RetryPolicy
     from bundler.sources.hub.client import Patience
+    from bundler.sources.retry import RetryPolicy
 
     return Patience(retries=RetryPolicy(tries=2))
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from bundler.core.paths import parse_bundle_path, path_set_findings
 from bundler.core.progress import Progress, SilentProgress
-from bundler.core.units import format_bytes, format_seconds
+from bundler.core.units import format_bytes
 from bundler.errors import (
     IntegrityError,
     MachineError,
@@ -20,36 +19,16 @@ from bundler.errors import (
     gravest_first,
     gravity,
 )
-from bundler.sources.http import ChangedUpstreamError, TransientError
+from bundler.sources.http import ChangedUpstreamError
 from bundler.sources.jobs import FetchJob
+from bundler.sources.retry import RetryPolicy, TransientError, persistently
 from bundler.storage.payload import PayloadStore, PayloadWriter, StoredFile
 
 # Longest wait for threads after Ctrl-C or a fatal error. One that still waits for a connection then is
 # left behind: it is a daemon, and looks at the stop sign before it writes another byte.
 LEAVE_SECONDS = 1.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How often and how long to wait: doubling, with jitter, so that many clients do not come back at once.
-
-    `tries` are those in a row without progress; `progress_bytes` more bytes begin a new count. Times are in
-    seconds. `jitter` gives numbers in [0, 1).
-    """
-
-    tries: int = 6
-    first: float = 1.0
-    longest: float = 60.0
-    progress_bytes: int = 1 << 18
-    jitter: Callable[[], float] = random.random
-
-    def delay(self, failed: int, retry_after: float | None = None) -> float:
-        """Seconds to wait after `failed` tries in a row: half to all of the doubled, or what was asked."""
-        if retry_after is not None:
-            return retry_after + self.first * self.jitter()
-        # The exponent is bounded because a policy may allow thousands of tries.
-        doubled = self.first * float(1 << min(failed - 1, 32))
-        return min(self.longest, doubled) * (0.5 + self.jitter() / 2)
+# Each stall of a download costs a minute before it is noticed: all tries get that time.
+DOWNLOAD_RETRIES = RetryPolicy(fruitless=600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +76,7 @@ def fetch_all(
     kept_paths = {job.path for job in kept}
     meter.advance(sum(job.size for job in kept))
     missing = [job for job in wanted if job.path not in kept_paths]
-    run = _Run(missing, store, meter, retries or RetryPolicy())
+    run = _Run(missing, store, meter, retries or DOWNLOAD_RETRIES)
     try:
         run.work(workers)
     finally:
@@ -287,17 +266,28 @@ class _Download:
         self._count(count)
 
     def _receive(self, writer: PayloadWriter) -> None:
-        failed, before = 0, writer.offset
-        while writer.offset < writer.size:
-            try:
-                self._stream(writer)
-            except TransientError as error:
-                self._run.check()  # a stream torn away looks like a dropped one
-                progress = writer.offset - before >= self._retries.progress_bytes
-                failed, before = (1 if progress else failed + 1), writer.offset
-                if failed >= self._retries.tries:
-                    raise
-                self._wait(error, failed)
+        marks = [writer.offset]
+
+        def progressed() -> bool:
+            marks.append(writer.offset)
+            return marks[-1] - marks[-2] >= self._retries.progress_bytes
+
+        persistently(
+            lambda: self._once(writer),
+            policy=self._retries,
+            pause=self._run.pause,
+            note=self._note,
+            progressed=progressed,
+        )
+
+    def _once(self, writer: PayloadWriter) -> None:
+        if writer.offset >= writer.size:
+            return
+        try:
+            self._stream(writer)
+        except TransientError:
+            self._run.check()  # a stream torn away looks like a dropped one
+            raise
 
     def _stream(self, writer: PayloadWriter) -> None:
         self._streams += 1
@@ -318,13 +308,6 @@ class _Download:
                 expected=f"{writer.size} bytes",
                 found=f"{writer.offset} bytes",
             )
-
-    def _wait(self, error: TransientError, failed: int) -> None:
-        seconds = self._retries.delay(failed, error.retry_after)
-        finding = error.findings[0]
-        why = f"{finding.what} ({finding.found})" if finding.found else finding.what
-        self._note(f"{why}, trying again in {format_seconds(seconds)}")
-        self._run.pause(seconds)
 
     def _count(self, count: int) -> None:
         self._counted += count

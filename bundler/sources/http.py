@@ -11,7 +11,6 @@ No header, user name or query (signed URLs are credentials too) ever appears in 
 
 from __future__ import annotations
 
-import email.utils
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,20 +26,15 @@ from requests.adapters import HTTPAdapter
 
 from bundler import __version__
 from bundler.errors import NetworkError
+from bundler.sources.retry import TransientError as TransientError
+from bundler.sources.retry import asked_wait, is_busy
 
 PIECE_BYTES = 1 << 20
 MAX_REDIRECTS = 8
-MAX_RETRY_AFTER_SECONDS = 300.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 TRY_AGAIN = "check the network, then run the same command again: it continues where it stopped"
-
-
-class TransientError(NetworkError):
-    """Trying again may help. `retry_after` is what the server asked for, in seconds, None when it did not."""
-
-    retry_after: float | None = None
 
 
 class ChangedUpstreamError(NetworkError):
@@ -480,7 +474,7 @@ def _check_status(response: requests.Response, where: str) -> None:
     status = response.status_code
     if status in (200, 206):
         return
-    if status in (408, 425, 429) or status >= 500:
+    if is_busy(status):
         raise _busy(response, where)
     reference, what, hint = _FINAL.get(status, ("refused", "the server refuses this request", ""))
     raise NetworkError(
@@ -497,27 +491,8 @@ def _busy(response: requests.Response, where: str) -> TransientError:
         found=f"HTTP status {response.status_code}",
         hint="run the same command again later: it continues where it stopped",
     )
-    error.retry_after = retry_after(response.headers.get("retry-after"), now=time.time())
+    error.retry_after = asked_wait(response.headers, now=time.time())
     return error
-
-
-def retry_after(value: str | None, *, now: float) -> float | None:
-    """Seconds to wait from a Retry-After header (RFC 9110 section 10.2.3), at most five minutes.
-
-    Both forms, seconds and an HTTP date (compared with `now`, seconds since the epoch); None when there is
-    none or it cannot be read.
-    """
-    if value is None:
-        return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        seconds = float(text[:9])
-    else:
-        try:
-            seconds = email.utils.parsedate_to_datetime(text).timestamp() - now
-        except (ValueError, OverflowError):
-            return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def _first_byte(response: requests.Response, offset: int, size: int | None) -> int:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import time
 
 from bundler.errors import IntegrityError, MalformedError
-from bundler.sources.fetch import RetryPolicy
-from bundler.sources.http import TransientError
 from bundler.sources.hub.files import git_blob_sha1
 from bundler.sources.jobs import ByteSource, FetchJob
+from bundler.sources.retry import RetryPolicy, persistently
 
 
 def read_small(source: ByteSource, *, limit: int, where: str, retries: RetryPolicy | None = None) -> bytes:
     """All bytes of `source`, at most `limit`. Raises MalformedError (`too-large`), NetworkError."""
-    patience, failed = retries or RetryPolicy(), 0
-    while True:
-        try:
-            return _capped(source, limit, where)
-        except TransientError as error:
-            failed += 1
-            if failed >= patience.tries:
-                raise
-            time.sleep(patience.delay(failed, error.retry_after))
+    return persistently(lambda: _capped(source, limit, where), policy=retries)
 
 
 def _capped(source: ByteSource, limit: int, where: str) -> bytes:

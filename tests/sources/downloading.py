@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from bundler.errors import SealiftError
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.http import HttpByteSource, session
 from bundler.sources.jobs import FetchJob
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
 
 

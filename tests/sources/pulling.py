@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from bundler.core.specs.lock import LockedImage
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.images.images import image_jobs
 from bundler.sources.images.registry_auth import DockerConfig
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
 
 

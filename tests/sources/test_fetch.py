@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bundler.errors import IntegrityError, MachineError, MalformedError, NetworkError, SealiftError
-from bundler.sources.fetch import FetchSummary, RetryPolicy, fetch_all
+from bundler.sources.fetch import FetchSummary, fetch_all
 from bundler.sources.http import (
     ChangedUpstreamError,
     HttpByteSource,
@@ -31,6 +29,7 @@ from bundler.sources.http import (
     session,
 )
 from bundler.sources.jobs import ByteSource, FetchJob
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore, partial_name
 from tests.servers.http import Fault, FileServer
 from tests.storage.full_disk import small_disk
@@ -381,21 +380,6 @@ def test_a_stop_tears_other_streams_away_and_leaves_them_resumable(
 
 def _server_threads() -> int:
     return sum("sealift-fetch" not in thread.name for thread in threading.enumerate())
-
-
-@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 300))
-def test_waiting_times_stay_within_their_bounds(failed: int, jitter: float, asked: float | None) -> None:
-    policy = RetryPolicy(jitter=lambda: jitter)
-    seconds = policy.delay(failed, asked)
-    if asked is None:
-        assert 0.5 <= seconds <= policy.longest
-    else:
-        assert asked <= seconds <= asked + policy.first
-
-
-def test_waiting_times_double() -> None:
-    policy = RetryPolicy(jitter=lambda: 1.0)
-    assert [policy.delay(failed) for failed in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
 
 
 @pytest.mark.slow

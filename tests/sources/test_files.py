@@ -13,9 +13,10 @@ import pytest
 from bundler.core.specs.lock import LockedFile
 from bundler.core.specs.spec import DocumentSpec, FileSpec
 from bundler.errors import IntegrityError, MalformedError, NetworkError
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.files import LocalByteSource, destination, file_jobs, resolve_file
 from bundler.sources.http import Timeouts, TransientError
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
 from tests.servers.http import Fault, FileServer
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import os
 import socket
 import threading
@@ -27,7 +26,6 @@ from bundler.sources.http import (
     bearer,
     no_headers,
     pinned,
-    retry_after,
     same_origin,
     session,
     shown_url,
@@ -465,33 +463,6 @@ def test_no_url_shows_what_stands_before_the_host_or_behind_the_path(secret: str
 
 
 NOW = 1_800_000_000.0
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        (None, None),
-        ("", None),
-        ("soon", None),
-        ("-5", None),
-        ("0", 0.0),
-        (" 12 ", 12.0),
-        ("86400", 300.0),
-        ("9" * 400, 300.0),
-        (email.utils.formatdate(NOW + 90, usegmt=True), 90.0),
-        (email.utils.formatdate(NOW - 90, usegmt=True), 0.0),
-        (email.utils.formatdate(NOW + 9000, usegmt=True), 300.0),
-        ("Fri, 99 Foo 2026 00:00:00 GMT", None),
-    ],
-)
-def test_retry_after_is_read_in_both_forms_and_capped(value: str | None, seconds: float | None) -> None:
-    assert retry_after(value, now=NOW) == seconds
-
-
-@given(st.text())
-def test_no_retry_after_breaks_the_reader(value: str) -> None:
-    seconds = retry_after(value, now=NOW)
-    assert seconds is None or 0 <= seconds <= 300
 
 
 def test_pinned_compares_header_names_in_any_case() -> None:

@@ -18,26 +18,23 @@ from requests.utils import parse_header_links
 from bundler import __version__
 from bundler.core import strict_json
 from bundler.errors import MalformedError, NetworkError
-from bundler.sources.fetch import RetryPolicy
 from bundler.sources.http import (
     TRY_AGAIN,
     Hop,
     HttpByteSource,
     ResponseCheck,
     Timeouts,
-    TransientError,
     pinned,
-    retry_after,
     session,
 )
 from bundler.sources.hub.access import HubAccess
+from bundler.sources.retry import RetryPolicy, TransientError, asked_wait, is_busy, persistently, rest
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
 
 PAGE_LIMIT = 64 << 20
 MAX_PAGES = 10_000
-_BUSY = frozenset({408, 425, 429})
 Result = TypeVar("Result")
 
 
@@ -47,7 +44,7 @@ class Patience:
 
     retries: RetryPolicy = field(default_factory=RetryPolicy)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], None] = rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +110,7 @@ class HubClient:
 
     def persistently(self, ask: Callable[[], Result]) -> Result:
         """What `ask` gives back, asked again after a TransientError as often as the policy says."""
-        failed = 0
-        while True:
-            try:
-                return ask()
-            except TransientError as error:
-                failed += 1
-                if failed >= self.patience.retries.tries:
-                    raise
-                self.patience.pause(self.patience.retries.delay(failed, error.retry_after))
+        return persistently(ask, policy=self.patience.retries, pause=self.patience.pause)
 
     def _page(self, repo: str, commit: str, target: str) -> tuple[list[Mapping[str, Any]], str | None]:
         links: list[str | None] = []
@@ -188,7 +177,7 @@ class HubClient:
         if refused is not None:
             return refused
         where = f"{self.access.endpoint}/{repo}"
-        if status in _BUSY or status >= 500:
+        if is_busy(status):
             busy = TransientError(
                 "server-busy",
                 "the Hub cannot answer now",
@@ -197,7 +186,7 @@ class HubClient:
                 found=f"HTTP status {status}",
                 hint="run the same command again later",
             )
-            busy.retry_after = retry_after(headers.get("retry-after"), now=time.time())
+            busy.retry_after = asked_wait(headers, now=time.time())
             return busy
         words = self.access.without_secret(str(headers.get("x-error-message", "")))[:200]
         return NetworkError(

@@ -23,13 +23,11 @@ import requests
 from bundler.content.oci import INDEX_TYPES, MANIFEST_LIMIT, MANIFEST_TYPES, OCI_INDEX, Descriptor
 from bundler.core.specs.image_reference import is_oci_digest
 from bundler.errors import IntegrityError, MalformedError, NetworkError
-from bundler.sources.fetch import RetryPolicy
 from bundler.sources.http import (
     Body,
     Hop,
     HttpByteSource,
     Timeouts,
-    TransientError,
     same_origin,
     session,
     shown_url,
@@ -41,6 +39,7 @@ from bundler.sources.images.registry_auth import (
     check_realm,
     is_loopback,
 )
+from bundler.sources.retry import RetryPolicy, TransientError, asked_wait, is_busy, persistently
 
 ACCEPT = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
 TOKEN_LIMIT = 1 << 20
@@ -50,6 +49,7 @@ MAX_AUTHORIZATIONS = 2
 """Challenges answered for one request: a token that ran out while it waited, and the one that replaces it."""
 _NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
 Value = TypeVar("Value")
+Refused = TypeVar("Refused", bound=NetworkError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +289,7 @@ class RegistryClient:
             url=f"{realm}{joint}{urlencode(asked)}",
             session=self._session,
             headers=lambda url: own if same_origin(url, realm) else {},
-            check=lambda hops: self._check_token_status(hops[-1].status, realm),
+            check=lambda hops: self._check_token_status(hops[-1].status, hops[-1].headers, realm),
             timeouts=self._timeouts,
         )
         with source.open(0) as body:
@@ -307,13 +307,13 @@ class RegistryClient:
         try:
             response = self._session.post(realm, data=form, stream=True, allow_redirects=False, timeout=times)
             with closing(response):
-                self._check_token_status(response.status_code, realm)
+                self._check_token_status(response.status_code, response.headers, realm)
                 pieces = response.iter_content(1 << 16)
                 return _read_capped(pieces, TOKEN_LIMIT, "token-too-large", shown_url(realm))
         except requests.RequestException as error:
             raise _token_refused(realm, type(error).__name__, TransientError) from None
 
-    def _check_token_status(self, status: int, realm: str) -> None:
+    def _check_token_status(self, status: int, headers: Mapping[str, str], realm: str) -> None:
         if status in (400, 401, 403):
             raise NetworkError(
                 "registry-login-refused",
@@ -323,21 +323,15 @@ class RegistryClient:
                 found=f"status {status}",
                 hint=f"`docker login {self.host}` again; its answer is not shown here",
             )
-        if status >= 500 or status == 429:
-            raise _token_refused(realm, f"status {status}", TransientError)
+        if is_busy(status):
+            busy = _token_refused(realm, f"status {status}", TransientError)
+            busy.retry_after = asked_wait(headers, now=time.time())
+            raise busy
         if status != 200:
             raise _token_refused(realm, f"status {status}", NetworkError)
 
     def _retrying(self, attempt: Callable[[], Value]) -> Value:
-        failed = 0
-        while True:
-            try:
-                return attempt()
-            except TransientError as error:
-                failed += 1
-                if failed >= self._retries.tries:
-                    raise
-                time.sleep(self._retries.delay(failed, error.retry_after))
+        return persistently(attempt, policy=self._retries)
 
 
 class _Exchange:
@@ -503,7 +497,7 @@ def _not_found(url: str) -> NetworkError:
     )
 
 
-def _token_refused(realm: str, found: str, kind: type[NetworkError]) -> NetworkError:
+def _token_refused(realm: str, found: str, kind: type[Refused]) -> Refused:
     return kind(
         "token-service-failed",
         "a registry's token service gives no answer that can be used",

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,11 +32,11 @@ from bundler.sources.http import (
     Headers,
     Hop,
     HttpByteSource,
-    TransientError,
     same_origin,
     shown_url,
 )
 from bundler.sources.jobs import ByteSource
+from bundler.sources.retry import RetryPolicy, persistently
 
 REMEMBERED_PAGES = 16
 """A page may list thousands of files: all pages of an engine would take more memory than its download."""
@@ -48,7 +47,7 @@ PROVENANCE_ACCEPT = "application/vnd.pypi.integrity.v1+json, application/json;q=
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PIECE = 1 << 20
-TRIES = 4
+RETRIES = RetryPolicy(tries=4, longest=30.0)
 """How often a page is asked for at lock time; a build retries as the downloader does."""
 
 
@@ -162,12 +161,7 @@ class PackageIndex:
         return headers
 
     def _tried(self, project: str) -> tuple[IndexFile, ...]:
-        for attempt in range(1, TRIES):
-            try:
-                return self._read(project)
-            except TransientError as error:
-                time.sleep(min(error.retry_after or 0.5 * 2**attempt, 30.0))
-        return self._read(project)
+        return persistently(lambda: self._read(project), policy=RETRIES)
 
     def _read(self, project: str) -> tuple[IndexFile, ...]:
         if self._url.startswith("file:"):

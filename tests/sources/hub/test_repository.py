@@ -29,7 +29,7 @@ from bundler.errors import (
     SealiftError,
     UsageError,
 )
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.http import ChangedUpstreamError, Timeouts, TransientError
 from bundler.sources.hub.access import hub_access
 from bundler.sources.hub.client import Patience
@@ -42,6 +42,7 @@ from bundler.sources.hub.repository import (
     resolve_model,
     unmatched_includes,
 )
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
 from tests.servers.hub import (
     Corrupt,

@@ -17,12 +17,13 @@ import pytest
 from bundler.core.specs.lock import LockedModel
 from bundler.core.specs.spec import ModelSpec
 from bundler.errors import IntegrityError, NetworkError
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.http import Timeouts, TransientError
 from bundler.sources.hub.client import Patience
 from bundler.sources.hub.repository import model_jobs, resolve_model
 from bundler.sources.hub.xet import BOUNDED, XetByteSource
 from bundler.sources.jobs import FetchJob
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
 from tests.servers.hub import FaultyHub, Refuse, Storage
 

@@ -22,10 +22,11 @@ from bundler.core.specs.lock import LockedImage, LockedPlatform
 from bundler.core.specs.spec import ImageSpec
 from bundler.demo.registry import make_demo_image, push_layout
 from bundler.errors import IntegrityError, MalformedError, NetworkError, PolicyError
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.images.images import image_jobs, index_path, resolve_image
 from bundler.sources.images.registry import RegistryClient
 from bundler.sources.images.registry_auth import DockerConfig
+from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
 from tests.servers.programs import docker_registry, need
 from tests.servers.registry import Fault, FaultyRegistry, manifest_of

@@ -12,10 +12,10 @@ import pytest
 
 from bundler.content.oci import MANIFEST_LIMIT, Descriptor
 from bundler.errors import IntegrityError, MachineError, MalformedError, NetworkError, SealiftError
-from bundler.sources.fetch import RetryPolicy
 from bundler.sources.http import Timeouts, TransientError
 from bundler.sources.images.registry import RegistryClient
 from bundler.sources.images.registry_auth import Challenge, Credentials, DockerConfig, check_realm
+from bundler.sources.retry import RetryPolicy
 from tests.servers.registry import Fault, FaultyRegistry
 
 QUICK = RetryPolicy(tries=3, first=0.01, jitter=lambda: 0.0)

@@ -11,8 +11,9 @@ import pytest
 from bundler.core.specs.lock import LockedEngine, LockedProvenance, LockedWheel
 from bundler.core.specs.spec import EngineSpec, IndexSpec
 from bundler.errors import IntegrityError, MalformedError, NetworkError, SealiftError
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
 from bundler.sources.http import HttpByteSource, TransientError, session
+from bundler.sources.retry import RetryPolicy
 from bundler.sources.small_documents import read_job, read_small
 from bundler.sources.wheels.indexes import engine_indexes
 from bundler.sources.wheels.provenance import provenance_jobs, with_provenance

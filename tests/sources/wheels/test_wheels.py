@@ -12,7 +12,8 @@ import pytest
 from bundler.core.specs.lock import LockedEngine
 from bundler.core.specs.spec import EngineSpec
 from bundler.errors import MalformedError, NetworkError, PolicyError, SealiftError, UsageError
-from bundler.sources.fetch import RetryPolicy, fetch_all
+from bundler.sources.fetch import fetch_all
+from bundler.sources.retry import RetryPolicy
 from bundler.sources.wheels.tools import own_requirements, resolve_tools, tool_targets
 from bundler.sources.wheels.uv import default_index, resolver_environment, trimmed
 from bundler.sources.wheels.wheels import resolve_engine, wheel_jobs
