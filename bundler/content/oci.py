@@ -133,15 +133,22 @@ def parse_manifest(data: bytes, media_type: str, *, where: str) -> ImageIndex | 
     value = strict_json.loads(data, limit=MANIFEST_LIMIT, where=where, allow_floats=True)
     if not isinstance(value, dict) or value.get("schemaVersion") != 2 or not _is_known(media_type):
         raise _unsupported(media_type, value, where)
+    # Go writes absent members as `null`: they are absent.
+    value = {name: member for name, member in value.items() if member is not None or name in _LISTS}
     declared = value.get("mediaType", media_type)
     # One reading for every reader: a document that is index and manifest at once, or announced as one
     # and declared as the other, is refused (CVE-2021-41190, GHSA-77vh-xpmg-72qh).
     wrong_member = "layers" if media_type in INDEX_TYPES else "manifests"
-    if declared != media_type or wrong_member in value:
-        raise _ambiguous(media_type, declared, wrong_member in value, where)
+    both = value.get(wrong_member) is not None
+    if declared != media_type or both:
+        raise _ambiguous(media_type, declared, both, where)
     if media_type in INDEX_TYPES:
         return _parse_index(value, media_type, where)
     return _parse_image(value, media_type, where)
+
+
+_LISTS = ("manifests", "layers")
+"""Members that must be there; `null` is an empty list."""
 
 
 def _is_known(media_type: str) -> bool:
@@ -149,12 +156,12 @@ def _is_known(media_type: str) -> bool:
 
 
 def _parse_index(value: dict[str, Any], media_type: str, where: str) -> ImageIndex:
-    manifests = _descriptors(value.get("manifests"), where, "manifests")
+    manifests = _descriptors(value, where, "manifests")
     return ImageIndex(media_type, manifests, _subject(value, where))
 
 
 def _parse_image(value: dict[str, Any], media_type: str, where: str) -> ImageManifest:
-    layers = _descriptors(value.get("layers"), where, "layers")
+    layers = _descriptors(value, where, "layers")
     for layer in layers:
         if layer.is_foreign:
             raise _foreign(layer, where)
@@ -169,12 +176,16 @@ def _subject(value: dict[str, Any], where: str) -> Descriptor | None:
     return parse_descriptor(value["subject"], where=where, member="subject")
 
 
-def _descriptors(value: object, where: str, member: str) -> tuple[Descriptor, ...]:
-    if not isinstance(value, list):
-        raise _bad(where, member, "a list of descriptors", value)
+def _descriptors(document: dict[str, Any], where: str, member: str) -> tuple[Descriptor, ...]:
+    """The descriptors listed under `member`, which must be there."""
+    listed = document.get(member)
+    if listed is None and member in document:
+        return ()
+    if not isinstance(listed, list):
+        raise _bad(where, member, "a list of descriptors", listed)
     return tuple(
         parse_descriptor(item, where=where, member=f"{member}[{position}]")
-        for position, item in enumerate(value)
+        for position, item in enumerate(listed)
     )
 
 
@@ -191,6 +202,8 @@ def parse_descriptor(value: object, *, where: str, member: str) -> Descriptor:
     if type(size) is not int or size < 0:
         raise _bad(where, f"{member}.size", "bytes, an integer >= 0", size)
     annotations = value.get("annotations") or {}
+    if isinstance(annotations, dict):
+        annotations = {name: text for name, text in annotations.items() if text is not None}
     if not isinstance(annotations, dict) or not all(isinstance(item, str) for item in annotations.values()):
         raise _bad(where, f"{member}.annotations", "names with text values", annotations)
     return Descriptor(
@@ -226,12 +239,51 @@ def parse_config(data: bytes, *, where: str) -> ImageConfig:
     value = strict_json.loads(data, limit=CONFIG_LIMIT, where=where, allow_floats=True)
     rootfs = value.get("rootfs") if isinstance(value, dict) else None
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if isinstance(rootfs, dict) and diff_ids is None and "diff_ids" in rootfs:
+        diff_ids = []  # an image without layers, as Go writes it
     if not isinstance(diff_ids, list) or not all(is_oci_digest(item) for item in diff_ids):
         raise _bad_config(where, "rootfs.diff_ids: a list of sha256 digests", diff_ids)
     system, architecture = value.get("os"), value.get("architecture")
     if not (isinstance(system, str) and system and isinstance(architecture, str) and architecture):
         raise _bad_config(where, "os and architecture", (system, architecture))
     return ImageConfig(f"{system}/{architecture}", tuple(diff_ids))
+
+
+def image_findings(image: ImageManifest, config: ImageConfig, *, where: str) -> list[Finding]:
+    """Why no loader would take this image, from its manifest and config alone; empty when one does.
+
+    The references are `oci-media-type` for layers of a type that podman, docker and containerd do not read
+    (encrypted, EROFS, unknown), and `oci-config-layers`.
+    """
+    findings = layer_findings(image, where=where)
+    if len(config.diff_ids) != len(image.layers):
+        findings.append(
+            _finding(
+                "oci-config-layers",
+                "an image's config and manifest disagree about layers",
+                where,
+                f"{len(image.layers)} diff_ids",
+                f"{len(config.diff_ids)} diff_ids",
+                hint="distrust this image: ask whoever publishes it",
+            )
+        )
+    return findings
+
+
+def layer_findings(image: ImageManifest, *, where: str) -> list[Finding]:
+    """A finding (`oci-media-type`) for each layer of a type that no loader reads."""
+    return [
+        _finding(
+            "oci-media-type",
+            "a layer has a media type that no container engine loads",
+            f"{where}: {layer.digest}",
+            "tar, tar+gzip or tar+zstd of OCI or docker",
+            layer.media_type[:200],
+            hint="choose another tag of this image, one with plain layers",
+        )
+        for layer in image.layers
+        if layer.media_type not in LAYER_TYPES
+    ]
 
 
 def check_layout(folder: Path) -> list[Finding]:
@@ -369,26 +421,11 @@ class _LayoutCheck:
             return []
 
     def _check_image(self, image: ImageManifest, where: str) -> None:
-        for layer in image.layers:
-            if layer.media_type not in LAYER_TYPES:
-                self._add(
-                    "oci-media-type",
-                    "a layer has an unknown media type",
-                    f"{where}: {layer.digest}",
-                    "tar, tar+gzip or tar+zstd of OCI or docker",
-                    layer.media_type,
-                )
         if self.tree.get(_blob_path(image.config)) != image.config.size:
+            self.findings.extend(layer_findings(image, where=where))
             return  # told by _is_new when the config's turn comes
         config = parse_config(self._verified(image.config, CONFIG_LIMIT), where=image.config.digest)
-        if len(config.diff_ids) != len(image.layers):
-            self._add(
-                "oci-config-layers",
-                "an image's config and manifest disagree about layers",
-                where,
-                f"{len(image.layers)} diff_ids",
-                f"{len(config.diff_ids)} diff_ids",
-            )
+        self.findings.extend(image_findings(image, config, where=where))
 
     def _check_extra(self) -> None:
         wanted = {"oci-layout", "index.json"} | {f"blobs/sha256/{d.partition(':')[2]}" for d, _ in self.seen}
@@ -462,9 +499,9 @@ def _finding(
     where: str,
     expected: str = "a regular file or a directory",
     found: str = "a link or special file",
+    hint: str = "build the images again: `sealift build` fetches what is missing",
 ) -> Finding:
     code = _EXIT_CODES.get(reference, ExitCode.INTEGRITY)
-    hint = "build the images again: `sealift build` fetches what is missing"
     return Finding(reference, what, where, expected, found, hint, exit_code=code)
 
 

@@ -111,7 +111,7 @@ class LoopbackRegistry:
 
     def _note_subject(self, repository: Repository, digest: str, media_type: str, data: bytes) -> None:
         value = json.loads(data)
-        if "subject" not in value:
+        if value.get("subject") is None:
             return
         referrer = {"mediaType": media_type, "digest": digest, "size": len(data)}
         referrer["artifactType"] = value.get("artifactType") or value.get("config", {}).get("mediaType", "")

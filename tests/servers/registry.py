@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -79,6 +80,10 @@ class FaultyRegistry(LoopbackRegistry):
         self.blobs_elsewhere: str | None = None
         """Redirect blobs to this origin."""
         self.no_referrers_api = False
+        self.hook: Callable[[FaultyHandler], bool] | None = None
+        """Answers a request itself and says so, or leaves it to the registry."""
+        self.rewrite: Callable[[FaultyHandler, dict[str, Any]], dict[str, Any]] | None = None
+        """Changes the headers of an answer."""
         self.rate: int | None = None
         """Bytes a second of each blob."""
         self.closing = threading.Event()
@@ -176,6 +181,8 @@ class FaultyHandler(RegistryHandler):
         self.faulty.requests.append(self.note)
         self.fault = self._next_fault()
         path = urlsplit(self.path).path
+        if self.faulty.hook is not None and self.faulty.hook(self):
+            return True
         if path == "/token":
             self._token()
         elif self.faulty.auth and not self._allowed():
@@ -216,7 +223,8 @@ class FaultyHandler(RegistryHandler):
 
     def _challenge(self) -> None:
         realm = self.faulty.realm or f"{self.faulty.url}/token"
-        header = f'Bearer realm="{realm}",service="registry, of tests",scope="repository:x:pull"'
+        name = urlsplit(self.path).path.removeprefix("/v2/").rsplit("/", 2)[0]
+        header = f'Bearer realm="{realm}",service="registry, of tests",scope="repository:{name}:pull"'
         if self.faulty.auth == "basic":
             header = 'Basic realm="tests"'
         self.send_bytes(401, b"{}", {"WWW-Authenticate": header})
@@ -241,7 +249,14 @@ class FaultyHandler(RegistryHandler):
         changed = dict(headers)
         if self.fault.content_type:
             changed["Content-Type"] = self.fault.content_type
-        super().send_head(status, length, changed)
+        if self.faulty.rewrite is not None:
+            changed = self.faulty.rewrite(self, changed)
+        self.send_response(status)
+        for name, value in {"Content-Length": str(length), **changed}.items():
+            # A list is that many headers of one name.
+            for one in value if isinstance(value, list) else [value]:
+                self.send_header(name, one)
+        self.end_headers()
 
     def send_piece(self, piece: bytes) -> None:
         if self.fault.flip and not self.note.sent:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from bundler.content.oci import (
     CONFIG_LIMIT,
     CONFIG_TYPES,
-    INDEX_TYPES,
+    MANIFEST_TYPES,
     REFERENCE_DIGEST,
     REFERENCE_TYPE,
     Descriptor,
+    ImageConfig,
     ImageIndex,
     ImageManifest,
+    image_findings,
     parse_config,
     parse_descriptor,
     parse_manifest,
@@ -47,7 +49,8 @@ def resolve_image(spec: ImageSpec, *, client: RegistryClient | None = None) -> L
     """The image pinned: digest and size of its index, of each wanted platform with config and layers, and of
     every signature, attestation and SBOM found beside it.
 
-    Raises MalformedError (`bad-image-reference`, `platform-missing`, and those of `parse_manifest`),
+    Raises MalformedError (`bad-image-reference`, `platform-missing`, and those of `parse_manifest` and
+    `image_findings`),
     PolicyError (`foreign-layer`), IntegrityError and NetworkError (see `RegistryClient.manifest`).
     """
     reference = ImageReference.parse(spec.reference)
@@ -82,15 +85,19 @@ class _Resolution:
     reference: ImageReference
     spec: ImageSpec
     referrers: dict[tuple[str, str | None], LockedReferrer] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
+    """Digests of the image itself: its index and what that lists, companions left out."""
+    configs: dict[str, ImageConfig] = field(default_factory=dict)
 
     def run(self) -> LockedImage:
         """The image, pinned."""
         root = self.client.manifest(self.reference.repository, self.reference.target)
         parsed = self._parse(root)
+        self.own.add(root.digest)
         if isinstance(parsed, ImageIndex):
-            chosen = self._choose(parsed)
-            platforms = tuple(self._index_entry(name, entry) for name, entry in chosen.items())
-            self._add_buildkit_attestations(parsed, {entry.digest for entry in chosen.values()})
+            self.own |= {entry.digest for entry in parsed.manifests if not entry.is_companion}
+            platforms = tuple(self._from_index(parsed, wanted) for wanted in self.spec.platforms)
+            self._add_buildkit_attestations(parsed, {one.digest for one in platforms})
         else:
             platforms = (self._only_platform(root, parsed),)
         for subject in dict.fromkeys((root.digest, *(one.digest for one in platforms))):
@@ -111,7 +118,10 @@ class _Resolution:
         if isinstance(parsed, ImageManifest):
             return True
         carried = {one.digest for one in platforms} | {digest for digest, _ in self.referrers}
-        return all(entry.digest in carried for entry in parsed.manifests)
+        # Not every tool reads the config of an entry without a platform, so it is listed with its own.
+        return all(
+            entry.digest in carried and (entry.platform or entry.is_companion) for entry in parsed.manifests
+        )
 
     def _parse(self, fetched: FetchedManifest) -> ImageIndex | ImageManifest:
         where = f"{self.reference.name}@{fetched.digest}"
@@ -119,38 +129,65 @@ class _Resolution:
 
     # --- platforms ---
 
-    def _choose(self, index: ImageIndex) -> dict[str, Descriptor]:
-        """The index entry of each wanted platform, in the spec's order."""
-        chosen: dict[str, Descriptor] = {}
-        for wanted in self.spec.platforms:
-            entry = next((one for one in index.manifests if _fits(one.platform, wanted)), None)
-            if entry is None or entry.media_type in INDEX_TYPES:
-                raise self._missing(wanted, [one.platform for one in index.manifests])
-            chosen[wanted] = entry
-        return chosen
+    def _from_index(self, index: ImageIndex, wanted: str) -> LockedPlatform:
+        """The image of an index for a wanted platform: the first entry that is one.
 
-    def _index_entry(self, platform: str, entry: Descriptor) -> LockedPlatform:
-        fetched = self._described(entry)
-        manifest = self._parse(fetched)
-        assert isinstance(manifest, ImageManifest)
-        found = self._configured_platform(manifest, entry.digest)
-        if found != platform:
-            raise MalformedError(
-                "platform-mismatch",
-                "an index and the image it names disagree about the platform",
-                where=f"{self.reference.name}@{entry.digest}",
-                expected=platform,
-                found=found,
-                hint="distrust this image: it would not start on the machine it is listed for",
-            )
-        return _locked_platform(platform, fetched, manifest)
+        An entry need not say its platform (image-spec, "Image Index Property Descriptions"): then the image's
+        own config does. Other artifacts may be listed beside the images, and are no images.
+        """
+        entries = [one for one in index.manifests if one.media_type in MANIFEST_TYPES and _may_be_image(one)]
+        fitting = [one for one in entries if _fits(one.platform, wanted)]
+        silent = [one for one in entries if not one.platform]
+        told = [one.platform for one in index.manifests]
+        for entry in (*fitting, *silent):
+            fetched = self._described(entry)
+            manifest = self._parse(fetched)
+            assert isinstance(manifest, ImageManifest)
+            if not manifest.is_image:
+                continue
+            found = self._configured_platform(manifest, entry.digest)
+            if found == wanted:
+                return self._locked_platform(wanted, fetched, manifest)
+            if entry.platform:
+                raise self._mismatch(entry, wanted, found)
+            told.append(found)
+        raise self._missing(wanted, told)
+
+    def _mismatch(self, entry: Descriptor, wanted: str, found: str) -> MalformedError:
+        return MalformedError(
+            "platform-mismatch",
+            "an index and the image it names disagree about the platform",
+            where=f"{self.reference.name}@{entry.digest}",
+            expected=wanted,
+            found=found,
+            hint="distrust this image: it would not start on the machine it is listed for",
+        )
 
     def _only_platform(self, root: FetchedManifest, manifest: ImageManifest) -> LockedPlatform:
         found = self._configured_platform(manifest, root.digest)
         for wanted in self.spec.platforms:
             if wanted != found:
                 raise self._missing(wanted, [found])
-        return _locked_platform(found, root, manifest)
+        return self._locked_platform(found, root, manifest)
+
+    def _locked_platform(
+        self, platform: str, fetched: FetchedManifest, manifest: ImageManifest
+    ) -> LockedPlatform:
+        """The image with its config and layers, once it is known that something can load it.
+
+        Raises MalformedError as `image_findings` says, before the first layer is fetched.
+        """
+        where = f"{self.reference.name}@{fetched.digest}"
+        findings = image_findings(manifest, self._config(manifest, where), where=where)
+        if findings:
+            raise MalformedError.of(findings)
+        return LockedPlatform(
+            platform=platform,
+            digest=fetched.digest,
+            size=len(fetched.data),
+            media_type=fetched.media_type,
+            blobs=tuple((blob.digest, blob.size) for blob in manifest.blobs),
+        )
 
     def _configured_platform(self, manifest: ImageManifest, digest: str) -> str:
         where = f"{self.reference.name}@{digest}"
@@ -162,8 +199,15 @@ class _Resolution:
                 expected=" or ".join(sorted(CONFIG_TYPES)),
                 found=manifest.config.media_type[:200],
             )
-        data = self.client.small_blob(self.reference.repository, manifest.config, CONFIG_LIMIT)
-        return parse_config(data, where=f"{where}: config").platform
+        return self._config(manifest, where).platform
+
+    def _config(self, manifest: ImageManifest, where: str) -> ImageConfig:
+        """The image's config, fetched once."""
+        digest = manifest.config.digest
+        if digest not in self.configs:
+            data = self.client.small_blob(self.reference.repository, manifest.config, CONFIG_LIMIT)
+            self.configs[digest] = parse_config(data, where=f"{where}: config")
+        return self.configs[digest]
 
     def _described(self, descriptor: Descriptor) -> FetchedManifest:
         """The manifest a descriptor names, as big and of the type it says."""
@@ -206,9 +250,19 @@ class _Resolution:
         while waiting:
             current = waiting.pop()
             for entry in self._listed(current):
-                if (entry.digest, None) not in self.referrers:
+                if (entry.digest, None) in self.referrers:
+                    continue
+                fetched = self._described(entry)
+                if not self._is_own(fetched, current):
                     waiting.append(entry.digest)
-                    self._add_referrer(self._described(entry), current, artifact_type=entry.artifact_type)
+                    self._add_referrer(fetched, current, artifact_type=entry.artifact_type)
+
+    def _is_own(self, fetched: FetchedManifest, subject: str) -> bool:
+        """Whether something listed as a referrer is a part of the image that does not refer to `subject`."""
+        if fetched.digest not in self.own:
+            return False
+        stated = self._parse(fetched).subject
+        return stated is None or stated.digest != subject
 
     def _listed(self, subject: str) -> tuple[Descriptor, ...]:
         """Descriptors from the referrers API, or from the tag that stands in for it."""
@@ -218,7 +272,7 @@ class _Resolution:
             return tuple(parse_descriptor(one, where=where, member="manifests") for one in listed)
         # Referrers tag schema (distribution-spec 1.1): an index under the tag `sha256-<hex>`.
         tag = subject.replace(":", "-")
-        fallback = self.client.optional_manifest(self.reference.repository, tag)
+        fallback = self._tagged(tag, subject)
         if fallback is None:
             return ()
         index = self._parse(fallback)
@@ -231,9 +285,20 @@ class _Resolution:
         """What cosign keeps under `sha256-<hex>.sig`, `.att` and `.sbom`."""
         for suffix in SIGNATURE_SUFFIXES:
             tag = subject.replace(":", "-") + suffix
-            found = self.client.optional_manifest(self.reference.repository, tag)
+            found = self._tagged(tag, subject)
             if found is not None:
                 self._add_referrer(found, subject, tag=tag)
+
+    def _tagged(self, tag: str, subject: str) -> FetchedManifest | None:
+        """What is filed under a tag that is made from the digest `subject`; None for nothing.
+
+        Some registries read the tag `sha256-<hex>` as the digest itself (GitLab does) and answer with the
+        subject: that says nothing about signatures, and the image is not its own companion.
+        """
+        found = self.client.optional_manifest(self.reference.repository, tag)
+        if found is None or found.digest == subject or found.digest in self.own:
+            return None
+        return found
 
     def _add_referrer(
         self, fetched: FetchedManifest, subject: str, *, artifact_type: str = "", tag: str | None = None
@@ -267,14 +332,9 @@ def _fits(found: str, wanted: str) -> bool:
     return system_and_architecture == wanted and variant in _PLAIN_VARIANTS.get(wanted, ("",))
 
 
-def _locked_platform(platform: str, fetched: FetchedManifest, manifest: ImageManifest) -> LockedPlatform:
-    return LockedPlatform(
-        platform=platform,
-        digest=fetched.digest,
-        size=len(fetched.data),
-        media_type=fetched.media_type,
-        blobs=tuple((blob.digest, blob.size) for blob in manifest.blobs),
-    )
+def _may_be_image(entry: Descriptor) -> bool:
+    """Whether nothing in an index entry says that it is something else: a signature, an SBOM, a model."""
+    return not (entry.artifact_type or entry.is_companion or entry.platform.startswith("unknown"))
 
 
 # --- fetch jobs ---------------------------------------------------------------------------------------

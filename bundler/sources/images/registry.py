@@ -1,26 +1,38 @@
 """A client for container registries: manifests, referrers and blobs.
 
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md (pull, referrers). Transport,
-redirects and faults are those of `sources.http`; this module adds who we are. The password goes to the
-registry (Basic) or to its token service (Bearer) only, and no error repeats a header or a query.
+redirects and faults are those of `sources.http`; who we are is answered by `authorization`.
+
+What an answer to the referrers path means (a signature must not get lost because a registry is old or tired):
+
+| answer | meaning |
+| --- | --- |
+| 200 with an index (OCI's type, or the members of one) | the list, page by page; `null` is an empty list |
+| 200 with anything else (a web page, `{}`) | not offered: the fallback tag is read |
+| 404, 400, 405, 406, 410 501 and 4xx not named below | not offered: the fallback tag is read |
+| 401, 402, 403, 407, 423, 451 | refused: an error, since nobody knows what is there |
+| 408, 425, 429, other 5xx | failed: tried again, then an error |
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlsplit
 
-import requests
-
-from bundler.content.oci import INDEX_TYPES, MANIFEST_LIMIT, MANIFEST_TYPES, OCI_INDEX, Descriptor
+from bundler.content.oci import (
+    INDEX_TYPES,
+    MANIFEST_LIMIT,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+)
 from bundler.core.specs.image_reference import is_oci_digest
 from bundler.errors import IntegrityError, MalformedError, NetworkError
 from bundler.sources.http import (
@@ -32,24 +44,17 @@ from bundler.sources.http import (
     session,
     shown_url,
 )
-from bundler.sources.images.registry_auth import (
-    Challenge,
-    Credentials,
-    DockerConfig,
-    check_realm,
-    is_loopback,
-)
-from bundler.sources.retry import RetryPolicy, TransientError, asked_wait, is_busy, persistently
+from bundler.sources.images.authorization import ANSWERS, Authorizations, unauthorized
+from bundler.sources.images.registry_auth import DockerConfig
+from bundler.sources.links import next_page
+from bundler.sources.retry import RetryPolicy, is_busy, persistently
 
 ACCEPT = ", ".join(sorted(INDEX_TYPES | MANIFEST_TYPES))
-TOKEN_LIMIT = 1 << 20
-"""Bytes of a token service's answer."""
 MAX_REFERRER_PAGES = 50
-MAX_AUTHORIZATIONS = 2
-"""Challenges answered for one request: a token that ran out while it waited, and the one that replaces it."""
-_NEXT = re.compile(r'<([^>]+)>\s*;\s*rel="?next"?')
+_REFUSES = frozenset({401, 402, 403, 407, 423, 451})
+_UNTYPED = frozenset({"", "application/json", "text/json", "text/plain", "application/octet-stream"})
+"""What static registries and proxies call every file; the document then says itself what it is."""
 Value = TypeVar("Value")
-Refused = TypeVar("Refused", bound=NetworkError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +75,10 @@ class _Challenged(Exception):
         self.used = used
 
 
+class _NotOffered(Exception):
+    """The registry does not have the thing that was asked for at all."""
+
+
 class RegistryClient:
     """One registry, asked with pull rights. Safe to use from several threads."""
 
@@ -88,9 +97,9 @@ class RegistryClient:
         self._retries = retries or RetryPolicy()
         self._timeouts = timeouts or Timeouts()
         self._session = session()
-        self._guard = threading.Lock()
-        self._authorizations: dict[str, str] = {}
-        self._credentials: tuple[Credentials | None] | None = None
+        self._authorizations = Authorizations(
+            host, self.url, config=self._config, session=self._session, timeouts=self._timeouts
+        )
         self._lacks_referrers = False
 
     def manifest(self, repository: str, target: str) -> FetchedManifest:
@@ -112,20 +121,27 @@ class RegistryClient:
             raise
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...] | None:
-        """Raw descriptors of what refers to `digest`; None when the registry has no referrers API."""
+        """Raw descriptors of what refers to `digest`; None when the registry has no referrers API.
+
+        Raises NetworkError (`bad-link` for a next page that cannot be found, `registry-forbidden`, ...) and
+        MalformedError (`bad-referrers`, `too-many-referrers`): a list of which a part is missing is none.
+        """
         if self._lacks_referrers:
             return None
-        path = f"/v2/{repository}/referrers/{digest}"
+        url = f"{self.url}/v2/{repository}/referrers/{digest}"
         found: list[Mapping[str, Any]] = []
         for _ in range(MAX_REFERRER_PAGES):
-            page = self._retrying(lambda path=path: self._referrers_page(path, repository, digest))  # type: ignore[misc]
+            page = self._retrying(lambda url=url: self._referrers_page(url, repository, digest))  # type: ignore[misc]
+            if page is None and found:
+                raise _bad_referrers(_where(self.host, repository, digest), "the next page", "no such page")
             if page is None:
                 self._lacks_referrers = True
                 return None
-            listed, path = page
+            listed, following = page
             found += listed
-            if not path:
+            if following is None:
                 return tuple(found)
+            url = following
         raise _too_large(
             "too-many-referrers", _where(self.host, repository, digest), f"{MAX_REFERRER_PAGES} pages", "more"
         )
@@ -151,73 +167,81 @@ class RegistryClient:
     def open_blob(self, repository: str, digest: str, offset: int, size: int | None = None) -> Iterator[Body]:
         """The bytes of a blob from `offset`, as they come: *not* hashed here, and not retried."""
         assert is_oci_digest(digest)
-        path = f"/v2/{repository}/blobs/{digest}"
-        with self._open(path, repository, offset=offset, size=size) as (_, body):
+        url = f"{self.url}/v2/{repository}/blobs/{digest}"
+        with self._open(url, repository, offset=offset, size=size) as (_, body):
             yield body
 
     @contextmanager
     def open_manifest(self, repository: str, digest: str, offset: int, size: int) -> Iterator[Body]:
         """As `open_blob`, for the bytes of a manifest that is known by digest and size."""
         assert is_oci_digest(digest)
-        path = f"/v2/{repository}/manifests/{digest}"
-        with self._open(path, repository, accept=ACCEPT, offset=offset, size=size) as (_, body):
+        url = f"{self.url}/v2/{repository}/manifests/{digest}"
+        with self._open(url, repository, accept=ACCEPT, offset=offset, size=size) as (_, body):
             yield body
 
     # --- single attempts ---
 
     def _manifest(self, repository: str, target: str) -> FetchedManifest:
         where = _where(self.host, repository, target)
-        with self._open(f"/v2/{repository}/manifests/{target}", repository, accept=ACCEPT) as (last, body):
-            media_type = _media_type(last)
-            if media_type not in INDEX_TYPES | MANIFEST_TYPES:
-                raise _wrong_type(where, media_type)
+        url = f"{self.url}/v2/{repository}/manifests/{target}"
+        with self._open(url, repository, accept=ACCEPT) as (last, body):
+            announced = _media_type(last)
+            if announced not in INDEX_TYPES | MANIFEST_TYPES | _UNTYPED:
+                raise _wrong_type(where, announced)
             data = _read_capped(body, MANIFEST_LIMIT, "manifest-too-large", where, last)
+        media_type = announced if announced not in _UNTYPED else _own_type(data, announced, where)
         expected = target if is_oci_digest(target) else last.headers.get("docker-content-digest", "")
-        if expected:
+        # The header is optional, and some registries give another algorithm than ours there.
+        if is_oci_digest(expected):
             _check_digest(data, expected, where, "manifest-digest-mismatch")
         return FetchedManifest(data=data, media_type=media_type, digest=_digest(data))
 
     def _referrers_page(
-        self, path: str, repository: str, digest: str
-    ) -> tuple[list[Mapping[str, Any]], str] | None:
-        """One page and the path of the next; None when there is no such API.
-
-        A registry without it answers 404 (distribution-spec 1.1, "Unavailable Referrers API"), or any
-        path with a page of its own.
-        """
+        self, url: str, repository: str, digest: str
+    ) -> tuple[list[Mapping[str, Any]], str | None] | None:
+        """One page and the address of the next; None when there is no such API (table at the top)."""
         where = _where(self.host, repository, digest)
         try:
-            with self._open(path, repository, accept=OCI_INDEX) as (last, body):
-                if _media_type(last) != OCI_INDEX:
+            with self._open(url, repository, accept=OCI_INDEX, lacking=_lacks_api) as (last, body):
+                if _media_type(last) not in _UNTYPED | {OCI_INDEX}:
                     return None
                 data = _read_capped(body, MANIFEST_LIMIT, "manifest-too-large", where, last)
-        except NetworkError as error:
-            if error.reference == "image-not-found":
-                return None
-            raise
-        following = _NEXT.search(last.headers.get("link", ""))
-        return _read_referrers(data, where), self._own_path(following[1], where) if following else ""
-
-    def _own_path(self, link: str, where: str) -> str:
-        """Path and query of a `Link`, which must stay on this registry."""
-        target = urljoin(self.url, link)
-        if not same_origin(target, self.url):
-            raise _bad_referrers(where, self.url, shown_url(target))
-        parts = urlsplit(target)
-        return f"{parts.path}?{parts.query}"
+        except _NotOffered:
+            return None
+        if _media_type(last) != OCI_INDEX and not _is_listing(data):
+            return None
+        # We asked for no filter: a filtered list lacks some (distribution-spec, "Listing Referrers").
+        if filtered := last.headers.get("oci-filters-applied", "").strip():
+            raise _bad_referrers(where, "every referrer", f"only some of them: filtered by {filtered}")
+        following = next_page(last.headers.get("link"), page=url, where=f"referrers of {where}")
+        return _read_referrers(data, where), following
 
     # --- one request ---
 
     @contextmanager
     def _open(
-        self, path: str, repository: str, *, accept: str = "*/*", offset: int = 0, size: int | None = None
+        self,
+        url: str,
+        repository: str,
+        *,
+        accept: str = "*/*",
+        offset: int = 0,
+        size: int | None = None,
+        lacking: Callable[[int], bool] = lambda _status: False,
     ) -> Iterator[tuple[Hop, Body]]:
-        """The last answer and its body; a challenge is answered, then the request made again."""
+        """The last answer and its body; a challenge is answered, then the request made again.
+
+        Statuses for which `lacking` holds raise `_NotOffered`.
+        """
+        tried: Counter[str] = Counter()
         with ExitStack() as opened:
-            for left in range(MAX_AUTHORIZATIONS, -1, -1):
-                exchange = _Exchange(self.url, accept, self._authorizations.get(repository, ""), repository)
+            # One more than all answers together: other threads may have renewed the token meanwhile.
+            for _ in range(2 + sum(ANSWERS.values())):
+                exchange = _Exchange(
+                    self.url, accept, self._authorizations.of(repository), repository, lacking
+                )
                 source = HttpByteSource(
-                    url=self.url + path,
+                    url=url,
                     session=self._session,
                     size=size,
                     headers=exchange.headers,
@@ -227,108 +251,12 @@ class RegistryClient:
                 try:
                     body = opened.enter_context(source.open(offset))
                 except _Challenged as challenged:
-                    if not left:
-                        raise _unauthorized(self.host, repository, bool(challenged.used)) from None
-                    self._authorize(repository, challenged)
+                    used = challenged.used
+                    self._authorizations.renew(repository, challenged.header, used=used, tried=tried)
                 else:
-                    break
-            yield exchange.last, body
-
-    def _authorize(self, repository: str, challenged: _Challenged) -> None:
-        """Fetch the `Authorization` that answers a challenge: once, whichever thread comes first."""
-        with self._guard:
-            if self._authorizations.get(repository, "") != challenged.used:
-                return
-            challenge = Challenge.parse(challenged.header)
-            if challenge.scheme == "bearer":
-                fresh = "Bearer " + self._token(challenge, repository)
-            elif challenge.scheme == "basic" and (credentials := self._login()):
-                fresh = credentials.basic
-            else:
-                raise _unauthorized(self.host, repository, given=False)
-            # Basic has nothing to renew: the same password again would only lock the account.
-            if fresh == challenged.used:
-                raise _unauthorized(self.host, repository, given=True)
-            self._authorizations[repository] = fresh
-
-    def _login(self) -> Credentials | None:
-        """This registry's credentials, looked up once. Over plain HTTP they only go to loopback."""
-        if self._credentials is None:
-            self._credentials = (self._config.credentials(self.host),)
-        found = self._credentials[0]
-        parts = urlsplit(self.url)
-        if found and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise NetworkError(
-                "credentials-over-plain-http",
-                "a password would cross the network unprotected",
-                where=self.url,
-                expected="https, or a registry on this machine",
-                found="plainHttp with credentials",
-                hint=f"remove plainHttp from the image, or `docker logout {self.host}`",
-            )
-        return found
-
-    def _token(self, challenge: Challenge, repository: str) -> str:
-        """A bearer token with pull rights on `repository`, from the service the challenge names."""
-        realm = challenge.parameters.get("realm", "")
-        check_realm(realm, registry_url=self.url)
-        asked = {"scope": f"repository:{repository}:pull"}
-        if "service" in challenge.parameters:
-            asked["service"] = challenge.parameters["service"]
-        credentials = self._login()
-        if credentials and credentials.identity_token:
-            data = self._exchange_identity(realm, asked, credentials)
-        else:
-            data = self._ask_token(realm, asked, credentials)
-        return _read_token(data, shown_url(realm))
-
-    def _ask_token(self, realm: str, asked: Mapping[str, str], credentials: Credentials | None) -> bytes:
-        joint = "&" if urlsplit(realm).query else "?"
-        own = {"Authorization": credentials.basic} if credentials else {}
-        source = HttpByteSource(
-            url=f"{realm}{joint}{urlencode(asked)}",
-            session=self._session,
-            headers=lambda url: own if same_origin(url, realm) else {},
-            check=lambda hops: self._check_token_status(hops[-1].status, hops[-1].headers, realm),
-            timeouts=self._timeouts,
-        )
-        with source.open(0) as body:
-            return _read_capped(body, TOKEN_LIMIT, "token-too-large", shown_url(realm))
-
-    def _exchange_identity(self, realm: str, asked: Mapping[str, str], credentials: Credentials) -> bytes:
-        """An identity token is exchanged by POST (distribution spec/auth/oauth)."""
-        form = {
-            **asked,
-            "grant_type": "refresh_token",
-            "client_id": "sealift",
-            "refresh_token": credentials.identity_token,
-        }
-        times = (self._timeouts.connect, self._timeouts.stall)
-        try:
-            response = self._session.post(realm, data=form, stream=True, allow_redirects=False, timeout=times)
-            with closing(response):
-                self._check_token_status(response.status_code, response.headers, realm)
-                pieces = response.iter_content(1 << 16)
-                return _read_capped(pieces, TOKEN_LIMIT, "token-too-large", shown_url(realm))
-        except requests.RequestException as error:
-            raise _token_refused(realm, type(error).__name__, TransientError) from None
-
-    def _check_token_status(self, status: int, headers: Mapping[str, str], realm: str) -> None:
-        if status in (400, 401, 403):
-            raise NetworkError(
-                "registry-login-refused",
-                "the token service does not accept our credentials",
-                where=shown_url(realm),
-                expected=f"credentials that are valid for {self.host}",
-                found=f"status {status}",
-                hint=f"`docker login {self.host}` again; its answer is not shown here",
-            )
-        if is_busy(status):
-            busy = _token_refused(realm, f"status {status}", TransientError)
-            busy.retry_after = asked_wait(headers, now=time.time())
-            raise busy
-        if status != 200:
-            raise _token_refused(realm, f"status {status}", NetworkError)
+                    yield exchange.last, body
+                    return
+            raise unauthorized(self.host, repository, given=True)
 
     def _retrying(self, attempt: Callable[[], Value]) -> Value:
         return persistently(attempt, policy=self._retries)
@@ -337,11 +265,19 @@ class RegistryClient:
 class _Exchange:
     """Headers for one request to a registry and the first look at its answers."""
 
-    def __init__(self, registry_url: str, accept: str, authorization: str, repository: str) -> None:
+    def __init__(
+        self,
+        registry_url: str,
+        accept: str,
+        authorization: str,
+        repository: str,
+        lacking: Callable[[int], bool],
+    ) -> None:
         self._registry_url = registry_url
         self._accept = accept
         self._authorization = authorization
         self._repository = repository
+        self._lacking = lacking
         self.last = Hop(url="", status=0, headers={})
 
     def headers(self, url: str) -> Mapping[str, str]:
@@ -353,10 +289,14 @@ class _Exchange:
         """Turn what the registry says about us and the image into words of our own."""
         self.last = last = hops[-1]
         at_home = same_origin(last.url, self._registry_url)
+        if self._lacking(last.status):
+            raise _NotOffered
         if last.status == 401 and at_home:
             raise _Challenged(last.headers.get("www-authenticate", ""), self._authorization)
         if last.status == 403 and at_home:
             raise _forbidden(self._registry_url, self._repository)
+        if last.status in (401, 403):
+            raise _storage_refused(last)
         if last.status == 404:
             raise _not_found(hops[0].url)
 
@@ -366,7 +306,38 @@ def _where(host: str, repository: str, target: str) -> str:
 
 
 def _media_type(hop: Hop) -> str:
-    return hop.headers.get("content-type", "").partition(";")[0].strip()
+    return hop.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _lacks_api(status: int) -> bool:
+    """Whether a status says that there is no such API: not that we may not, or not now."""
+    return status == 501 or (400 <= status < 500 and status not in _REFUSES and not is_busy(status))
+
+
+def _own_type(data: bytes, announced: str, where: str) -> str:
+    """The media type a document says of itself, or its members show (image-spec: `mediaType` is optional)."""
+    value = _object(data)
+    declared = value.get("mediaType")
+    if declared is None and value.get("schemaVersion") == 2:
+        shapes = {OCI_INDEX: "manifests" in value, OCI_MANIFEST: "config" in value}
+        declared = next((kind for kind, fits in shapes.items() if fits), None)
+    if declared not in INDEX_TYPES | MANIFEST_TYPES:
+        raise _wrong_type(where, announced)
+    return str(declared)
+
+
+def _object(data: bytes) -> Mapping[str, Any]:
+    """The JSON object in `data`; an empty one for anything else."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _is_listing(data: bytes) -> bool:
+    value = _object(data)
+    return value.get("schemaVersion") == 2 and "manifests" in value
 
 
 def _read_capped(
@@ -385,32 +356,14 @@ def _read_capped(
 
 
 def _read_referrers(data: bytes, where: str) -> list[Mapping[str, Any]]:
-    try:
-        listed = json.loads(data)["manifests"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        listed = None
+    """The descriptors of one page. Go writes an empty list as `null`."""
+    value = _object(data)
+    listed = value.get("manifests")
+    if listed is None and "manifests" in value:
+        return []
     if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise _bad_referrers(where, "an OCI index", "something else")
     return listed
-
-
-def _read_token(data: bytes, where: str) -> str:
-    try:
-        value = json.loads(data)
-        token = value.get("token") or value.get("access_token")
-    except (ValueError, AttributeError, RecursionError):
-        token = None
-    # The token becomes a header: no line break may come along with it.
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-        raise NetworkError(
-            "bad-token-answer",
-            "a token service gives no token",
-            where=where,
-            expected="JSON with token or access_token",
-            found="something else (not shown)",
-            hint="ask whoever runs the registry",
-        )
-    return token
 
 
 def _digest(data: bytes) -> str:
@@ -442,13 +395,16 @@ def _too_large(reference: str, where: str, limit: str, found: str) -> MalformedE
 
 
 def _wrong_type(where: str, media_type: str) -> MalformedError:
+    old = media_type.startswith("application/vnd.docker.distribution.manifest.v1")
     return MalformedError(
         "unsupported-manifest",
         "a registry sends something that is no image manifest",
         where=where,
         expected=ACCEPT,
         found=f"Content-Type {media_type!r}"[:200],
-        hint="check the reference; a web page in its place means that no registry is there",
+        hint="the image exists in docker's schema 1 only: push it again with a current tool"
+        if old
+        else "check the reference; a web page in its place means that no registry is there",
     )
 
 
@@ -460,17 +416,6 @@ def _bad_referrers(where: str, expected: str, found: str) -> MalformedError:
         expected=expected,
         found=found[:200],
         hint="ask whoever runs the registry",
-    )
-
-
-def _unauthorized(host: str, repository: str, given: bool) -> NetworkError:
-    return NetworkError(
-        "registry-unauthorized",
-        "the registry does not accept our credentials" if given else "the registry wants a login",
-        where=f"{host}/{repository}",
-        expected="credentials in docker's configuration that may pull",
-        found="status 401 with the credentials there are" if given else "status 401, and no credentials",
-        hint=f"`docker login {host}` (or `skopeo login`), or set DOCKER_CONFIG to the folder of config.json",
     )
 
 
@@ -497,12 +442,13 @@ def _not_found(url: str) -> NetworkError:
     )
 
 
-def _token_refused(realm: str, found: str, kind: type[Refused]) -> Refused:
-    return kind(
-        "token-service-failed",
-        "a registry's token service gives no answer that can be used",
-        where=shown_url(realm),
-        expected="status 200",
-        found=found,
-        hint="run the same command again later, or ask whoever runs the registry",
+def _storage_refused(last: Hop) -> NetworkError:
+    """The storage a registry sends us to does not take the address that the registry has signed."""
+    return NetworkError(
+        "storage-refused",
+        "the storage behind the registry refuses the address that the registry gave",
+        where=shown_url(last.url),
+        expected="status 200 or 206",
+        found=f"status {last.status}",
+        hint="check this machine's clock and any proxy in between, then run the same command again",
     )

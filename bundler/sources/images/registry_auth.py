@@ -1,6 +1,5 @@
-"""Who we are to a registry: docker's configuration, credential helpers, and the answers to challenges.
+"""Who we are to a registry: docker's configuration, credential helpers, and who may be told.
 
-https://distribution.github.io/distribution/spec/auth/token/ (bearer tokens),
 https://github.com/docker/docker-credential-helpers (helper protocol),
 https://docs.docker.com/reference/cli/docker/login/ (config.json). Secrets live in these values only: their
 `repr` hides them, and no error carries them.
@@ -20,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from bundler.core.specs.image_reference import DOCKER_HUB, DOCKER_HUB_API
 from bundler.errors import MachineError, MalformedError, NetworkError
@@ -31,7 +30,6 @@ HELPER_SECONDS = 60
 TOKEN_USER = "<token>"  # noqa: S105 - the name the helper protocol gives an identity token
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_CHALLENGE_PART = re.compile(r'([A-Za-z][A-Za-z0-9_-]*)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,31 +178,14 @@ def _read_helper_answer(data: bytes, name: str, server: str) -> Credentials:
     return Credentials(username=username, password=secret)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Challenge:
-    """What a `WWW-Authenticate` header asks for: `basic`, or `bearer` with realm, service and scope."""
-
-    scheme: str
-    parameters: Mapping[str, str]
-
-    @classmethod
-    def parse(cls, header: str) -> Challenge:
-        """The first challenge in a header (RFC 9110 section 11.6.1); later ones replace nothing of it."""
-        scheme, _, rest = header.strip().partition(" ")
-        found: dict[str, str] = {}
-        for match in _CHALLENGE_PART.finditer(rest):
-            value = re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
-            found.setdefault(match[1].lower(), value)
-        return cls(scheme=scheme.lower(), parameters=found)
-
-
 def check_realm(realm: str, *, registry_url: str) -> None:
     """Refuse a token service that would read the password in clear.
 
     https always passes. http passes only for a registry that is itself asked without TLS, and then only
-    on the registry's own host or on loopback. Raises NetworkError (`insecure-token-realm`).
+    on the registry's own host or on loopback. Raises NetworkError (`insecure-token-realm`, and
+    `bad-token-realm` for an address that cannot be read or holds a user name).
     """
-    asked, registry = urlsplit(realm), urlsplit(registry_url)
+    asked, registry = _realm_parts(realm, registry_url), urlsplit(registry_url)
     if asked.scheme == "https" and asked.hostname:
         return
     own = asked.hostname == registry.hostname or is_loopback(asked.hostname or "")
@@ -216,6 +197,25 @@ def check_realm(realm: str, *, registry_url: str) -> None:
         where=registry_url,
         expected="a realm that begins with https://",
         found=realm[:200],
+        hint="nothing was sent there; ask whoever runs the registry, or check for a proxy in between",
+    )
+
+
+def _realm_parts(realm: str, registry_url: str) -> SplitResult:
+    try:
+        parts = urlsplit(realm)
+        _ = parts.port  # raises for a port that is no number
+        readable = "@" not in parts.netloc and realm.isascii() and realm.isprintable() and " " not in realm
+    except ValueError:
+        readable = False
+    if readable:
+        return parts
+    raise NetworkError(
+        "bad-token-realm",
+        "the registry names a token service whose address is not valid",
+        where=registry_url,
+        expected="a realm such as https://auth.example/token",
+        found=repr(realm.rpartition("@")[2])[:200],
         hint="nothing was sent there; ask whoever runs the registry, or check for a proxy in between",
     )
 

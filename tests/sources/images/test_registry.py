@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from bundler.content.oci import MANIFEST_LIMIT, Descriptor
 from bundler.errors import IntegrityError, MachineError, MalformedError, NetworkError, SealiftError
-from bundler.sources.http import Timeouts, TransientError
+from bundler.sources.http import Timeouts, TransientError, session
+from bundler.sources.images.authorization import Authorizations
 from bundler.sources.images.registry import RegistryClient
-from bundler.sources.images.registry_auth import Challenge, Credentials, DockerConfig, check_realm
+from bundler.sources.images.registry_auth import Credentials, DockerConfig, check_realm
 from bundler.sources.retry import RetryPolicy
 from tests.servers.registry import Fault, FaultyRegistry
 
@@ -176,9 +178,11 @@ def test_realms_are_judged_by_where_the_password_would_travel(
 
 def test_a_password_never_crosses_a_network_over_plain_http() -> None:
     config = DockerConfig(auths={"r.example": {"username": "ann", "password": SECRET}})
-    client = RegistryClient("r.example", plain_http=True, config=config)
+    made = Authorizations(
+        "r.example", "http://r.example", config=config, session=session(), timeouts=Timeouts()
+    )
     with pytest.raises(NetworkError) as caught:
-        client._login()
+        made.renew("demo/app", 'Basic realm="x"', used="", tried=Counter())
     assert caught.value.reference == "credentials-over-plain-http"
     assert "remove plainHttp" in caught.value.findings[0].hint
     assert SECRET not in told(caught.value)
@@ -195,17 +199,6 @@ def test_a_token_with_a_line_break_does_not_become_a_header(registry: FaultyRegi
             client_of(registry).manifest("demo/app", "v1")
     assert caught.value.reference == "bad-token-answer"
     assert caught.value.findings[0].expected == "JSON with token or access_token"
-
-
-def test_a_challenge_keeps_commas_inside_quotes() -> None:
-    found = Challenge.parse('Bearer realm="https://a/t?x=1,2", service="a \\"b\\"", scope=plain')
-    assert found.scheme == "bearer"
-    assert found.parameters == {"realm": "https://a/t?x=1,2", "service": 'a "b"', "scope": "plain"}
-
-
-def test_a_second_challenge_in_the_header_changes_nothing_of_the_first() -> None:
-    found = Challenge.parse('Bearer realm="https://a/t",service="s", Basic realm="other"')
-    assert found.parameters["realm"] == "https://a/t"
 
 
 # --- redirects ---
@@ -241,16 +234,17 @@ def test_a_netrc_file_is_not_consulted(
     assert all("authorization" not in one.headers for one in registry.requests)
 
 
-def test_a_signed_address_is_not_shown_when_storage_refuses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_signed_address_is_not_shown_when_storage_refuses(tmp_path: Path, status: int) -> None:
     with FaultyRegistry(tmp_path / "registry") as registry, FaultyRegistry(tmp_path / "registry") as storage:
         registry.blobs_elsewhere = storage.url
-        storage.always["/blobs/"] = Fault(status=403)
+        storage.always["/blobs/"] = Fault(status=status)
         blob = registry.add_blob(b"x", "application/octet-stream")
         with pytest.raises(NetworkError) as caught:
             client_of(registry).small_blob(
                 "demo/app", Descriptor(blob["mediaType"], blob["digest"], blob["size"]), 10
             )
-    assert caught.value.reference == "forbidden"
+    assert caught.value.reference == "storage-refused"
     assert "s3cret" not in told(caught.value)
 
 
@@ -377,10 +371,10 @@ def test_referrers_are_read_page_by_page_on_the_same_registry_only(registry: Fau
     ]
     client = client_of(registry)
     assert client.referrers("demo/app", digest) == ({"digest": "x"},) * 2
-    with pytest.raises(MalformedError) as caught:
+    with pytest.raises(NetworkError) as caught:
         client.referrers("demo/app", digest)
-    assert caught.value.reference == "bad-referrers"
-    assert caught.value.findings[0].found == "https://evil.example/x"
+    assert caught.value.reference == "bad-link"
+    assert caught.value.findings[0].found == "a next page on another host: https://evil.example/x"
 
 
 def test_a_registry_without_the_referrers_api_is_asked_once(registry: FaultyRegistry) -> None:
