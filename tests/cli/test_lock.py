@@ -134,10 +134,9 @@ def test_what_cannot_be_pinned_leaves_the_old_lock_alone(
     target.write_text("old\n")
     spec.write_text(SPEC.replace("repo: demo/kimi-tiny", "repo: demo/absent"))
     (spec.parent / "opinion.txt").unlink()
-    assert run(["lock", str(spec), "--json"]) == 5
+    assert run(["lock", str(spec), "--json"]) == 3
     answer = json.loads(capsys.readouterr().out)
-    assert len(answer["findings"]) == 2
-    assert answer["findings"][1]["reference"] == "no-source"
+    assert "no-source" in {finding["reference"] for finding in answer["findings"]}
     assert target.read_text() == "old\n"
     assert sorted(path.name for path in spec.parent.iterdir()) == ["tiny.lock.json", "tiny.yaml"]
 

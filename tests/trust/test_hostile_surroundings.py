@@ -179,7 +179,9 @@ def test_a_wrong_clock_does_not_stop_a_good_bundle(bundle: TestBundle, time: str
 @pytest.mark.parametrize("time", ["1980-01-02 00:00:00", "2025-12-31 00:00:00", "2099-01-01 00:00:00"])
 def test_a_wrong_clock_never_makes_an_expired_policy_valid(tmp_path: Path, time: str) -> None:
     members = {"expires": "2026-01-01T00:00:00Z", "rules": {"expiry": "enforce"}}
-    expired = make_bundle(tmp_path, policy_members=members)  # its signed manifest is of November 2026
+    expired = make_bundle(
+        tmp_path, {"payload/files/notes.txt": b"notes"}, policy_members=members
+    )  # its signed manifest is of November 2026
     state = expired.state.read_bytes()
     report = at(time, expired)
     assert (report["exitCode"], report["findings"][0]["reference"]) == (12, "expired")
@@ -189,7 +191,7 @@ def test_a_wrong_clock_never_makes_an_expired_policy_valid(tmp_path: Path, time:
 @needs_faketime
 def test_validity_ends_by_the_clock_or_by_what_is_signed_whichever_is_later(tmp_path: Path) -> None:
     members = {"expires": "2027-06-01T00:00:00Z", "rules": {"expiry": "enforce"}}
-    bundle = make_bundle(tmp_path, policy_members=members)
+    bundle = make_bundle(tmp_path, {"payload/files/notes.txt": b"notes"}, policy_members=members)
     assert at("2026-12-01 00:00:00", bundle)["verdict"] == "passed"
     assert at("2027-07-01 00:00:00", bundle)["findings"][0]["reference"] == "expired"
     assert (
