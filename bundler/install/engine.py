@@ -16,7 +16,7 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -34,8 +34,20 @@ from bundler.core.progress import Progress, SilentProgress
 from bundler.errors import IntegrityError, MachineError, SealiftError, UsageError
 from bundler.install import host
 from bundler.install.marker import INSTALL_TYPE, MARKER, damage, read_marker
+from bundler.storage.private_folder import (
+    SHARED,
+    ensure_folder,
+    make_new_folder,
+    make_private_folder,
+    private_folder,
+    require_safe_place,
+    require_safe_tree,
+)
 from bundler.storage.regular_file import open_regular, read_small
 
+LOCK_TRIES = 100
+"""Times, 0.05 seconds apart, that the lock on the folder around an installation is tried."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 UV_LIMIT = 512 << 20
 """Bytes of the uv program that are unpacked from the bundle; it has 60 MB."""
 
@@ -146,8 +158,8 @@ def install_engine(
         (progress or SilentProgress()).note(
             f"unpacking {len(lock.files)} wheels of {lock.engine} {lock.version} for CPython {found.version}"
         )
-        _build(plan, place, uv, found)
-        _replace(place, plan.to)
+        _build(plan, place / "environment", uv, found)
+        _replace(place / "environment", plan.to)
     return plan.installation(found, reused=False)
 
 
@@ -216,8 +228,11 @@ def _compare(path: str, expected: str, found: str) -> None:
 
 
 def _place(to: Path) -> Path:
-    """Where to install, absolute. Raises UsageError (`not-an-installation`) for what must not be replaced."""
+    """Where to install, absolute. Raises UsageError (`not-an-installation`) for what must not be replaced,
+    MachineError (`work-folder-open`) where others could exchange it.
+    """
     place = Path(os.path.abspath(to))  # noqa: PTH100 - resolve() would follow a link we mean to refuse
+    require_safe_place(place.parent)
     with contextlib.suppress(FileNotFoundError):
         is_folder = stat.S_ISDIR(place.lstat().st_mode)
         if is_folder and ((place / MARKER).is_file() or not any(place.iterdir())):
@@ -235,51 +250,76 @@ def _place(to: Path) -> Path:
 
 @contextlib.contextmanager
 def building_place(to: Path) -> Iterator[Path]:
-    """An empty folder beside `to`, held by a guard, gone at the end unless it was renamed.
+    """A new private folder beside `to`, held by a guard and removed at the end.
 
-    What a killed run left there is cleared. Raises MachineError (`installation-runs`).
+    Nobody else can have made it or enter it: what is built in it is run later, perhaps by root. Folders that
+    a killed run of ours left are removed. Raises MachineError (`installation-runs`, `work-folder-open`).
     """
-    to.parent.mkdir(parents=True, exist_ok=True)
-    place = to.with_name(f".{to.name}.installing")
-    guard = _guarded(place)
+    ensure_folder(to.parent, mode=SHARED)
+    prefix = f".{to.name}.installing-"
+    # One run at a time looks for others and makes its folder: of two that begin together one goes on.
+    with _parent_lock(to.parent):
+        _remove_left_behind(to, prefix)
+        place = make_private_folder(to.parent, prefix)
+        guard = _locked_folder(place)
     try:
-        _clear(place)
         yield place
     finally:
-        if place.exists() and os.fstat(guard).st_ino == place.stat().st_ino:
-            shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
         os.close(guard)
 
 
-def _guarded(place: Path) -> int:
-    """A descriptor of the folder `place` with an exclusive flock on it; the lock goes with the folder."""
-    while True:
-        place.mkdir(mode=0o755, exist_ok=True)
-        guard = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _parent_lock(parent: Path) -> Iterator[None]:
+    """Hold the folder's lock for a moment. Somebody else who keeps it does not stop us for ever."""
+    descriptor = os.open(parent, _FOLDER)
+    try:
+        for _ in range(LOCK_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_left_behind(to: Path, prefix: str) -> None:
+    """Remove what killed runs of this user left beside `to`. Raises MachineError (`installation-runs`)."""
+    for path in sorted(to.parent.iterdir()):
+        if not path.name.startswith(prefix) or not _is_own_folder(path):
+            continue
         try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another run may have renamed the folder between open and flock: then it is no longer this place.
-            if os.fstat(guard).st_ino == place.stat().st_ino:
-                return guard
+            os.close(_locked_folder(path))
+        except FileNotFoundError:
+            continue
         except BlockingIOError:
-            os.close(guard)
             raise MachineError(
                 "installation-runs",
                 "another installation to the same place is running",
-                where=str(place),
+                where=str(path),
                 hint="wait for it to end, then run the same command again",
             ) from None
-        except FileNotFoundError:
-            pass
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_own_folder(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _locked_folder(place: Path) -> int:
+    """A descriptor of the folder with an exclusive lock. Raises BlockingIOError, FileNotFoundError."""
+    guard = os.open(place, _FOLDER)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
         os.close(guard)
-
-
-def _clear(place: Path) -> None:
-    for path in place.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        raise
+    return guard
 
 
 @contextlib.contextmanager
@@ -307,8 +347,8 @@ def uv_program(bundle: Path, entries: Mapping[str, FileEntry]) -> Iterator[Path]
             found="neither",
             hint="python -m pip install --no-index --find-links BUNDLE/payload/tools uv",
         )
-    with tempfile.TemporaryDirectory(prefix="sealift-uv-") as folder:
-        yield _unpacked_uv(bundle, entries[fitting[0]], Path(folder))
+    with private_folder("sealift-uv-") as folder:
+        yield _unpacked_uv(bundle, entries[fitting[0]], folder)
 
 
 def _own_uv() -> Path | None:
@@ -343,13 +383,18 @@ def _kept(plan: _Plan, python: host.HostPython) -> Installation | None:
     marker = read_marker(plan.to)
     if marker is None or strict_json.dumps(marker) != plan.marker(python) or damage(plan.to):
         return None
+    # What another user put there, or may write to, is not ours whatever its marker says.
+    try:
+        require_safe_tree(plan.to)
+    except MachineError:
+        return None
     return plan.installation(python, reused=True)
 
 
 def _build(plan: _Plan, place: Path, uv: Path, python: host.HostPython) -> None:
     _run_uv(plan, uv, "venv", "--relocatable", "--python", str(python.path), str(place))
-    private = place / ".sealift-installing"
-    private.mkdir(mode=0o700)
+    private = place.parent / "uv"
+    make_new_folder(private)
     lines = [
         f"{item.project}=={item.version} --hash=sha256:{item.sha256}\n"
         for item in sorted(plan.lock.files, key=lambda item: item.project)
@@ -363,6 +408,7 @@ def _build(plan: _Plan, place: Path, uv: Path, python: host.HostPython) -> None:
     shutil.rmtree(private)
     _check_versions(plan.lock, place)
     (place / MARKER).write_bytes(plan.marker(python))
+    _set_modes(place)
 
 
 def _run_uv(plan: _Plan, uv: Path, *arguments: str) -> None:
@@ -440,13 +486,22 @@ def _same(one: str | None, other: str | None) -> bool:
         return one == other
 
 
+def _set_modes(place: Path) -> None:
+    """Everybody may read and enter the environment, only its owner write: whatever the umask was."""
+    for folder, names, files in os.walk(place):
+        for path in (Path(folder), *(Path(folder) / name for name in files)):
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                executable = stat.S_ISDIR(mode) or mode & stat.S_IXUSR
+                path.chmod(0o755 if executable else 0o644)
+        # A folder whose mode the umask took can only be entered once it has one again.
+        for name in names:
+            if not (Path(folder) / name).is_symlink():
+                (Path(folder) / name).chmod(0o755)
+
+
 def _replace(place: Path, to: Path) -> None:
-    """Renames the finished environment to its place; an older installation there goes away afterwards."""
-    old = to.with_name(f".{to.name}.replaced")
-    if old.exists():
-        shutil.rmtree(old)
+    """Rename the finished environment to its place; an older one goes to the working folder and away."""
     if (to / MARKER).is_file():
-        to.rename(old)
+        to.rename(place.with_name("replaced"))
     place.rename(to)
-    if old.exists():
-        shutil.rmtree(old)

@@ -39,6 +39,7 @@ from bundler.core import strict_json
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.specs.image_reference import ImageReference
 from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, UsageError
+from bundler.storage.private_folder import private_folder
 
 PIECE = 1 << 20
 INSTALL = {
@@ -514,18 +515,17 @@ def layout_view(layout: Path, root: Descriptor) -> Iterator[Path]:
     """
     entry = {"mediaType": root.media_type, "digest": root.digest, "size": root.size}
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry]}
-    with tempfile.TemporaryDirectory(prefix="sealift-", dir=_lower_case_folder()) as folder:
-        view = Path(folder)
+    with private_folder("sealift-", below=_lower_case_folder()) as view:
         (view / "oci-layout").write_bytes(strict_json.dumps({"imageLayoutVersion": "1.0.0"}))
         (view / "index.json").write_bytes(strict_json.dumps(index))
         (view / "blobs").symlink_to((layout / "blobs").resolve(), target_is_directory=True)
         yield view
 
 
-def _lower_case_folder() -> str | None:
-    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - mkdtemp makes a private folder
+def _lower_case_folder() -> Path | None:
+    for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - only private folders in it
         if _LOWER_CASE_PATH.fullmatch(folder) and os.access(folder, os.W_OK):
-            return folder
+            return Path(folder)
     return None
 
 

@@ -8,14 +8,17 @@ executed while the verified folder was untouched (measured with transformers 4.5
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from bundler.engines.flag_tables import EngineTable
 from bundler.errors import ExitCode, Finding, PolicyError
+from bundler.storage.private_folder import make_new_folder
 
 FROM_CALLER = frozenset(
     {
@@ -86,6 +89,7 @@ SYSTEM_PATH = "/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
 """Behind the environment's own programs: compilers that Triton and FlashInfer call."""
 WORK_PREFIX = "sealift-launch-"
 _GUARD = "guard"
+_NEW_GUARD = "guard.new"
 
 
 def build_environment(
@@ -134,44 +138,75 @@ def make_work_folder(work: Path) -> None:
     A lock on a file in it is held by this process and kept across `exec`, so that `sweep` of a later launch
     can tell a running server's folder from one that was left behind. Raises FileExistsError if `work` exists.
     """
-    work.mkdir(mode=0o700)
-    for folder in FOLDERS.values():
-        path = work
-        for part in Path(folder).parts:
-            path = path / part
-            path.mkdir(mode=0o700, exist_ok=True)
-    guard = os.open(work / _GUARD, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    make_new_folder(work)
+    # Locked before it has its name: a sweep that finds a guard without a lock removes the folder.
+    guard = os.open(work / _NEW_GUARD, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (work / _NEW_GUARD).rename(work / _GUARD)
     os.set_inheritable(guard, True)
+    for folder in sorted(_with_parents(FOLDERS.values())):
+        make_new_folder(work / folder)
+
+
+def _with_parents(folders: Iterable[str]) -> set[str]:
+    paths = [PurePosixPath(folder) for folder in folders]
+    return {str(at) for path in paths for at in (path, *path.parents)} - {"."}
 
 
 def sweep(parent: Path) -> tuple[Path, ...]:
-    """Remove the work folders below `parent` whose server has ended; gives back what was removed."""
-    removed = []
-    for folder in sorted(_own_work_folders(parent)):
-        if _is_left_behind(folder):
-            shutil.rmtree(folder)
-            removed.append(folder)
-    return tuple(removed)
+    """Remove the work folders below `parent` whose server has ended; gives back what was removed.
+
+    Other launches sweep at the same time: what one of them removes first is simply gone. A folder that
+    cannot be removed whole is left for the next sweep; it stops no launch.
+    """
+    return tuple(folder for folder in sorted(_own_work_folders(parent)) if _removed(folder))
 
 
 def _own_work_folders(parent: Path) -> Iterator[Path]:
     for path in parent.glob(WORK_PREFIX + "*"):
-        status = path.lstat()
-        if not path.is_symlink() and path.is_dir() and status.st_uid == os.getuid():
-            yield path
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+                yield path
 
 
-def _is_left_behind(folder: Path) -> bool:
-    try:
-        guard = os.open(folder / _GUARD, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        # Being made right now by another launch.
+def _removed(folder: Path) -> bool:
+    """Whether the folder's server has ended and the folder is gone now. Its guard is held meanwhile."""
+    guard = _ended(folder)
+    if guard is None:
         return False
     try:
-        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        # Another sweep may have removed all of it before we got the lock. The guard goes last: a sweep that
+        # is killed here leaves a folder that the next one removes.
+        with contextlib.suppress(FileNotFoundError):
+            for path in folder.iterdir():
+                if path.name != _GUARD:
+                    _remove(path)
+        shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(guard)
-    return True
+    return not folder.exists()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _ended(folder: Path) -> int | None:
+    """The lock of a folder whose server has ended, as a descriptor; None while it runs or is being made.
+
+    A folder without a guard is being made by another launch.
+    """
+    try:
+        guard = os.open(folder / _GUARD, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(guard)
+        return None
+    return guard

@@ -8,14 +8,12 @@ engine's own reading of it (SGLang hashes again while loading; mount the bundle 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import secrets
 import shlex
 import socket
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, distributions
@@ -31,6 +29,12 @@ from bundler.engines.flags import ModelToServe, find_table, normalised, render
 from bundler.errors import IntegrityError, MachineError, PolicyError, UsageError
 from bundler.install.marker import MARKER, damage, read_marker
 from bundler.launch import environment as variables
+from bundler.storage.private_folder import (
+    ensure_folder,
+    require_safe_place,
+    require_safe_tree,
+    write_private,
+)
 from bundler.storage.regular_file import read_small
 
 if TYPE_CHECKING:
@@ -168,11 +172,11 @@ def start(plan: LaunchPlan) -> NoReturn:
 
     Folders of earlier launches whose server has ended are removed first.
     """
-    plan.work.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_folder(plan.work.parent)
     variables.sweep(plan.work.parent)
     variables.make_work_folder(plan.work)
     for name, data in plan.files.items():
-        (plan.work / name).write_bytes(data)
+        write_private(plan.work / name, data)
     # An empty folder: engines start `python -m` children, and Python imports from where they stand. In the
     # work folder itself the cache folder `triton` was imported as the package of that name.
     os.chdir(plan.work / variables.FOLDERS["HOME"])
@@ -275,6 +279,8 @@ def _interpreter(environment: Path) -> Path:
             found="nothing that can be run",
             hint="`sealift install BUNDLE --to DIR`, then launch with `--env DIR`",
         )
+    # Whoever may write there decides what runs as this user.
+    require_safe_tree(environment)
     return python
 
 
@@ -303,17 +309,7 @@ def _work_folder(parent: Path) -> Path:
             found=f"{len(os.fsencode(work))} bytes",
             hint="name a shorter folder with --work, such as /run/sealift",
         )
-    with contextlib.suppress(FileNotFoundError):
-        status = parent.stat()
-        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-            raise MachineError(
-                "work-folder-open",
-                "anybody may replace what lies in the work folder",
-                where=str(parent),
-                expected="a folder that only its owner writes to, or one with the sticky bit",
-                found=stat.filemode(status.st_mode),
-                hint="name another folder with --work, such as /run/sealift",
-            )
+    require_safe_place(parent)
     return work
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,13 @@ class Bundle:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     return Bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def other_user() -> int:
+    if os.geteuid() != 0:
+        pytest.skip("needs chown: run as root")
+    return 65534
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -302,7 +311,9 @@ def test_a_killed_installation_looks_like_none_and_the_next_one_clears_it(
         assert process.stdout.readline() == b"here\n"
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "engine").exists()
-    assert leftovers(tmp_path) == [".engine.installing"]
+    (left,) = leftovers(tmp_path)
+    assert re.fullmatch(r"\.engine\.installing-[0-9a-f]{16}", left)
+    assert stat.S_IMODE((tmp_path / left).stat().st_mode) == 0o700
 
     bundle.install(tmp_path / "engine")
 
@@ -321,6 +332,71 @@ def test_an_interrupted_installation_leaves_nothing(
         bundle.install(tmp_path / "engine")
 
     assert leftovers(tmp_path) == []
+
+
+def test_a_folder_another_user_prepared_is_not_adopted(
+    bundle: Bundle, tmp_path: Path, other_user: int
+) -> None:
+    planted = tmp_path / ".engine.installing"
+    (planted / "bin").mkdir(parents=True)
+    (planted / "bin/python").write_text("#!/bin/sh\necho stolen\n")
+    os.chown(planted, other_user, other_user)
+
+    bundle.install(tmp_path / "engine")
+
+    assert answer(tmp_path / "engine") == "42"
+    assert (planted / "bin/python").read_text().endswith("stolen\n")
+
+
+def test_an_environment_that_another_user_may_write_to_is_installed_anew(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle.install(tmp_path / "engine")
+    (tmp_path / "engine/lib").chmod(0o777)
+
+    assert not bundle.install(tmp_path / "engine").reused
+    assert stat.S_IMODE((tmp_path / "engine/lib").stat().st_mode) == 0o755
+
+
+def test_a_place_in_a_folder_open_to_all_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+
+    with pytest.raises(MachineError) as caught:
+        bundle.install(tmp_path / "open/engine")
+
+    assert caught.value.reference == "work-folder-open"
+    assert list((tmp_path / "open").iterdir()) == []
+    (tmp_path / "open").chmod(0o1777)
+    assert not bundle.install(tmp_path / "open/engine").reused
+
+
+def test_a_place_in_a_folder_of_another_user_is_refused(
+    bundle: Bundle, tmp_path: Path, other_user: int
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", other_user, other_user)
+
+    with pytest.raises(MachineError) as caught:
+        bundle.install(tmp_path / "theirs/new/engine")
+
+    assert caught.value.reference == "work-folder-open"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777], ids=oct)
+def test_modes_of_an_installed_engine_do_not_depend_on_the_umask(
+    bundle: Bundle, tmp_path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        bundle.install(tmp_path / "new/engine")
+    finally:
+        os.umask(before)
+
+    paths = [tmp_path / "new", tmp_path / "new/engine", *(tmp_path / "new/engine").rglob("*")]
+    modes = {stat.S_IMODE(path.lstat().st_mode) for path in paths if not path.is_symlink()}
+    assert modes == {0o755, 0o644}
+    assert answer(tmp_path / "new/engine") == "42"
 
 
 def test_two_installations_to_one_place_do_not_meet(bundle: Bundle, tmp_path: Path) -> None:

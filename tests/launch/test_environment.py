@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -187,3 +188,59 @@ def test_sweeping_follows_no_links_and_touches_nothing_else(tmp_path: Path) -> N
     before = sorted(path.name for path in tmp_path.iterdir())
     assert sweep(tmp_path) == ()
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+RACE = """
+import sys
+from pathlib import Path
+from bundler.launch.environment import FOLDERS, make_work_folder, sweep
+parent, me, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+for number in range(rounds):
+    sweep(parent)
+    work = parent / f"sealift-launch-{me}-{number}"
+    make_work_folder(work)
+    sweep(parent)
+    assert all((work / name).is_dir() for name in FOLDERS.values()), "a running launch lost its folder"
+"""
+
+
+def test_launches_at_the_same_time_sweep_without_trouble(tmp_path: Path) -> None:
+    for _ in range(3):
+        left = [sys.executable, "-c", RACE, str(tmp_path), "left", "8"]
+        subprocess.run(left, check=True)  # eight folders whose process has ended
+        begun = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACE, str(tmp_path), str(number), "4"],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(6)
+        ]
+        said = [process.communicate(timeout=60)[1] for process in begun]
+        assert said == [""] * 6
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_skips_what_another_one_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{WORK_PREFIX}gone").mkdir()
+    lstat = Path.lstat
+
+    def vanishing(path: Path) -> os.stat_result:
+        if path.name.startswith(WORK_PREFIX):
+            path.rmdir()
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", vanishing)
+    assert sweep(tmp_path) == ()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777], ids=oct)
+def test_modes_of_work_folders_do_not_depend_on_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        make_work_folder(tmp_path / f"{WORK_PREFIX}x")
+    finally:
+        os.umask(before)
+    folders = [path for path in tmp_path.rglob("*") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
