@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bundler.core.chunks import FileChunks, chunk_count
+from bundler.core.chunks import DIGEST_BYTES, FileChunks
 from bundler.core.manifest import FileEntry
 from bundler.core.progress import Progress
 from bundler.errors import ExitCode, Finding, SealiftError
@@ -53,24 +53,36 @@ READ_ERRORS_PER_UNIT = 8
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive chunks of one file, `first` to `first + count` (half-open), and the stamp it must have."""
+    """Consecutive chunks of one file from chunk number `first`, and the stamp the file must have.
 
-    chunks: FileChunks
+    `digests` holds 32 bytes for each chunk of this unit only, so that a unit can be given to another process.
+    `again` marks bytes that another unit reads too; they are not counted twice.
+    """
+
+    path: str
+    file_size: int
+    chunk_size: int
+    digests: bytes
     stamp: Stamp
-    first: int
-    count: int
+    first: int = 0
+    again: bool = False
 
     @property
-    def path(self) -> str:
-        """Path of the file below the root."""
-        return self.chunks.entry.path
+    def count(self) -> int:
+        """How many chunks the unit has."""
+        return len(self.digests) // DIGEST_BYTES
+
+    @property
+    def numbers(self) -> range:
+        """The chunk numbers in the file."""
+        return range(self.first, self.first + self.count)
 
     @property
     def span(self) -> tuple[int, int]:
         """The half-open byte range."""
         if not self.count:
             return 0, 0
-        return self.chunks.span(self.first)[0], self.chunks.span(self.first + self.count - 1)[1]
+        return self.chunk_span(self.first)[0], self.chunk_span(self.first + self.count - 1)[1]
 
     @property
     def size(self) -> int:
@@ -78,12 +90,32 @@ class Unit:
         start, end = self.span
         return end - start
 
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether the unit compares the file as one chunk."""
+        return self.file_size <= self.chunk_size
+
+    def chunk_span(self, number: int) -> tuple[int, int]:
+        """The half-open byte range of a chunk, by its number in the file."""
+        start = number * self.chunk_size
+        return start, min(start + self.chunk_size, self.file_size)
+
+    def digest(self, number: int) -> bytes:
+        """The expected SHA-256 of a chunk, by its number in the file."""
+        at = (number - self.first) * DIGEST_BYTES
+        return self.digests[at : at + DIGEST_BYTES]
+
+    def part(self, skipped: int, count: int) -> Unit:
+        """`count` chunks of the unit, after the first `skipped` of them."""
+        digests = self.digests[skipped * DIGEST_BYTES : (skipped + count) * DIGEST_BYTES]
+        return replace(self, first=self.first + skipped, digests=digests)
+
 
 @dataclass(frozen=True)
 class Damage:
     """One chunk that is not as signed: a mismatch, a read error or a file that changed meanwhile."""
 
-    chunks: FileChunks
+    unit: Unit
     number: int
     reference: str
     found: str
@@ -91,11 +123,36 @@ class Damage:
 
 @dataclass(frozen=True)
 class HashOutcome:
-    """What hashing found; `bytes_read` counts what was read and compared in this run."""
+    """What hashing found; `bytes_read` counts what was read and compared in this run.
 
-    findings: tuple[Finding, ...]
+    `unread` is about files that could not be opened.
+    """
+
+    damage: tuple[Damage, ...]
+    unread: tuple[Finding, ...]
     bytes_read: int
     seconds: float
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything as findings, neighbouring damage together."""
+        return (*self.unread, *damage_findings(self.damage))
+
+
+class HashUnits(Protocol):
+    """A function like `hash_units`: in this process, or spread over other machines."""
+
+    def __call__(
+        self,
+        root: int,
+        units: Sequence[Unit],
+        *,
+        workers: int,
+        progress: Progress,
+        keep_in_memory: bool = False,
+        verified: Callable[[Unit], None] = lambda unit: None,
+    ) -> HashOutcome:
+        """Read every unit and compare every chunk."""
 
 
 def as_one_chunk(entry: FileEntry) -> FileChunks:
@@ -104,20 +161,24 @@ def as_one_chunk(entry: FileEntry) -> FileChunks:
 
 
 def plan_units(
-    files: Iterable[FileChunks], stamps: Mapping[str, Stamp], unit_bytes: int = UNIT_BYTES
+    files: Iterable[FileChunks],
+    stamps: Mapping[str, Stamp],
+    unit_bytes: int = UNIT_BYTES,
+    *,
+    again: bool = False,
 ) -> tuple[Unit, ...]:
     """The work for these files, in their order. An empty file is compared by its own digest."""
-    return tuple(unit for chunks in files for unit in _units(chunks, stamps[chunks.entry.path], unit_bytes))
+    found = (unit for chunks in files for unit in _units(chunks, stamps[chunks.entry.path], unit_bytes))
+    return tuple(replace(unit, again=True) for unit in found) if again else tuple(found)
 
 
 def _units(chunks: FileChunks, stamp: Stamp, unit_bytes: int) -> Iterator[Unit]:
     if chunks.entry.size == 0:
-        yield Unit(chunks=as_one_chunk(chunks.entry), stamp=stamp, first=0, count=1)
-        return
-    total = chunk_count(chunks.entry.size, chunks.chunk_size)
+        chunks = as_one_chunk(chunks.entry)
+    entry = chunks.entry
+    whole = Unit(entry.path, entry.size, chunks.chunk_size, chunks.digests, stamp)
     step = max(1, unit_bytes // chunks.chunk_size)
-    for first in range(0, total, step):
-        yield Unit(chunks=chunks, stamp=stamp, first=first, count=min(step, total - first))
+    yield from (whole.part(first, step) for first in range(0, whole.count, step))
 
 
 def available_cores() -> int:
@@ -154,8 +215,12 @@ def hash_units(
                 future.result()
         finally:
             work.stop = True
-    findings = (*work.findings, *damage_findings(work.damage))
-    return HashOutcome(findings=findings, bytes_read=work.bytes_read, seconds=time.monotonic() - began)
+    return HashOutcome(
+        damage=tuple(work.damage),
+        unread=tuple(work.findings),
+        bytes_read=work.bytes_read,
+        seconds=time.monotonic() - began,
+    )
 
 
 def _direct_is_better(root: int, units: Sequence[Unit]) -> bool:
@@ -216,8 +281,8 @@ class _Work:
             if self.stop or self._next == len(self.units):
                 return None
             number, unit = self._next, self.units[self._next]
-            step = max(1, PART_BYTES // unit.chunks.chunk_size) if self.direct else unit.count
-            part = replace(unit, first=unit.first + self._begun, count=min(step, unit.count - self._begun))
+            step = max(1, PART_BYTES // unit.chunk_size) if self.direct else unit.count
+            part = unit.part(self._begun, step)
             self._undone.setdefault(number, unit.count)
             self._begun += part.count
             if self._begun == unit.count:
@@ -254,7 +319,7 @@ class _Work:
         """Note what a part gave, and tell of its unit when that was its last part and all were whole."""
         with self._guard:
             self.damage += damage
-            self.bytes_read += bytes_read
+            self.bytes_read += 0 if part.again else bytes_read
             if damage or self.stop:
                 return
             self._undone[number] -= part.count
@@ -273,14 +338,14 @@ class _Work:
             return _all_of(part, "changed-while-verifying", "another device, inode, size or time")
         damage: list[Damage] = []
         errors = 0
-        for number in range(part.first, part.first + part.count):
-            start, end = part.chunks.span(number)
+        for number in part.numbers:
+            start, end = part.chunk_span(number)
             try:
                 if errors < READ_ERRORS_PER_UNIT:
                     found = reader.compare(number, start, end, stopped=lambda: self.stop)
                     errors += found is not None and found.reference == "read-error"
                 else:
-                    found = Damage(part.chunks, number, "read-error", "not read after too many errors nearby")
+                    found = Damage(part, number, "read-error", "not read after too many errors nearby")
             except _Stopped:
                 break
             damage += [found] if found else []
@@ -289,9 +354,7 @@ class _Work:
 
 
 def _all_of(unit: Unit, reference: str, found: str) -> list[Damage]:
-    return [
-        Damage(unit.chunks, number, reference, found) for number in range(unit.first, unit.first + unit.count)
-    ]
+    return [Damage(unit, number, reference, found) for number in unit.numbers]
 
 
 class _Reader:
@@ -300,7 +363,7 @@ class _Reader:
     def __init__(self, root: int, unit: Unit, buffer: memoryview, turns: threading.Semaphore | None) -> None:
         """With `turns`, what is not in memory is read past it, by more threads than may hash at a time."""
         self.descriptor = open_file(root, unit.path)
-        self.chunks, self.buffer, self.turns = unit.chunks, buffer, turns or nullcontext()
+        self.unit, self.buffer, self.turns = unit, buffer, turns or nullcontext()
         self.direct = _direct_file(self.descriptor, unit, buffer, turns) if turns is not None else None
         self.mapped = _mapped_file(self.descriptor, unit) if self.direct is None else None
         self.bytes_read = 0
@@ -333,19 +396,22 @@ class _Reader:
         try:
             found = self._digest(start, end, stopped)
         except _Shorter as shorter:
-            return Damage(self.chunks, number, "truncated-file", f"the file ends at byte {shorter.end}")
+            return Damage(self.unit, number, "truncated-file", f"the file ends at byte {shorter.end}")
         except OSError as error:
-            return Damage(self.chunks, number, "read-error", error.strerror or str(error))
+            return Damage(self.unit, number, "read-error", error.strerror or str(error))
         self.bytes_read += end - start
-        if found == self.chunks.digest(number):
+        if found == self.unit.digest(number):
             return None
-        return Damage(self.chunks, number, "digest-mismatch", f"sha256:{found.hex()}")
+        return Damage(self.unit, number, "digest-mismatch", f"sha256:{found.hex()}")
 
     def _digest(self, start: int, end: int, stopped: Callable[[], bool]) -> bytes:
         digest = hashlib.sha256()
         for at in range(start, end, STEP_BYTES):
             if stopped():
                 raise _Stopped
+            # The first UNIT_BYTES were asked for with the unit; of a longer one the device works ahead here.
+            if at >= start + UNIT_BYTES - STEP_BYTES and self.direct is None and self.mostly_waited:
+                _will_need(self.descriptor, at + STEP_BYTES, min(at + 2 * STEP_BYTES, end))
             digest = self._fed(digest, at, min(at + STEP_BYTES, end))
         return digest.digest()
 
@@ -377,7 +443,7 @@ def _direct_file(
 ) -> DirectFile | None:
     """A way past the page cache for large chunks that are not in it; None where there is none."""
     start, end = unit.span
-    small = min(unit.size, unit.chunks.chunk_size) < LARGE_FROM_BYTES
+    small = min(unit.size, unit.chunk_size) < LARGE_FROM_BYTES
     if small or start % ALIGNMENT or in_memory(descriptor, start, end):
         return None
     try:
@@ -406,20 +472,23 @@ class _Shorter(Exception):
 
 
 def _advise(root: int, unit: Unit) -> None:
-    if not hasattr(os, "posix_fadvise"):
-        return
     try:
         descriptor = open_file(root, unit.path)
     except SealiftError:
         return  # told when its turn comes
     try:
         start, end = unit.span
-        for at in range(start, end, ADVICE_BYTES):
-            os.posix_fadvise(descriptor, at, min(ADVICE_BYTES, end - at), os.POSIX_FADV_WILLNEED)
-    except OSError:
-        pass  # advice only: some file systems take none
+        _will_need(descriptor, start, min(end, start + UNIT_BYTES))
     finally:
         os.close(descriptor)
+
+
+def _will_need(descriptor: int, start: int, end: int) -> None:
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError):  # advice only: some file systems take none
+        for at in range(start, end, ADVICE_BYTES):
+            os.posix_fadvise(descriptor, at, min(ADVICE_BYTES, end - at), os.POSIX_FADV_WILLNEED)
 
 
 _WHAT = {
@@ -439,7 +508,7 @@ _HINT = {
 def damage_findings(damage: Iterable[Damage]) -> list[Finding]:
     """One finding per run of neighbouring chunks of one file with the same trouble."""
     runs: list[list[Damage]] = []
-    for item in sorted(damage, key=lambda item: (item.chunks.entry.path, item.number)):
+    for item in sorted(damage, key=lambda item: (item.unit.path, item.number)):
         if runs and _continues(runs[-1][-1], item):
             runs[-1].append(item)
         else:
@@ -448,26 +517,23 @@ def damage_findings(damage: Iterable[Damage]) -> list[Finding]:
 
 
 def _continues(last: Damage, item: Damage) -> bool:
-    return (
-        last.chunks.entry.path == item.chunks.entry.path
-        and last.number + 1 == item.number
-        and last.reference == item.reference
-    )
+    same = last.unit.path == item.unit.path and last.unit.chunk_size == item.unit.chunk_size
+    return same and last.number + 1 == item.number and last.reference == item.reference
 
 
 def _finding(run: Sequence[Damage]) -> Finding:
     first, last = run[0], run[-1]
-    entry = first.chunks.entry
-    start, end = first.chunks.span(first.number)[0], last.chunks.span(last.number)[1]
-    where = f"{entry.path}, bytes {start}-{end - 1}" if end > start else entry.path
-    if len(first.chunks) > 1:
+    path = first.unit.path
+    start, end = first.unit.chunk_span(first.number)[0], last.unit.chunk_span(last.number)[1]
+    where = f"{path}, bytes {start}-{end - 1}" if end > start else path
+    if not first.unit.is_whole_file:
         where += f" (chunk {first.number})" if len(run) == 1 else f" (chunks {first.number}-{last.number})"
     single = len(run) == 1
     return Finding(
         first.reference,
         _WHAT[first.reference],
         where=where,
-        expected=f"sha256:{first.chunks.digest(first.number).hex()}"
+        expected=f"sha256:{first.unit.digest(first.number).hex()}"
         if single
         else f"{len(run)} signed digests",
         found=first.found if single or first.reference != "digest-mismatch" else f"{len(run)} other digests",

@@ -1,6 +1,6 @@
 """What is looked at in each step, for one bundle: the part that `verify.pyz` shares (steps 1-6 and 8).
 
-An examination is filled step by step; each method is one step of format.md section 8 and may rely on the
+An checks is filled step by step; each method is one step of format.md section 8 and may rely on the
 ones before it. Everything is opened relative to one descriptor of the bundle's folder, without following
 links, and the manifest's bytes are read once. Standard library only, Python 3.9.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +22,16 @@ from bundler.core.strict_json import ATTESTATION_LIMIT, MANIFEST_LIMIT
 from bundler.core.units import format_bytes
 from bundler.errors import AuthenticityError, ExitCode, Finding, IntegrityError, MachineError
 from bundler.storage.direct import fits_in_memory
-from bundler.storage.hashing import Unit, as_one_chunk, available_cores, hash_units, plan_units
+from bundler.storage.hashing import (
+    HashOutcome,
+    HashUnits,
+    Unit,
+    as_one_chunk,
+    available_cores,
+    damage_findings,
+    hash_units,
+    plan_units,
+)
 from bundler.storage.tree import (
     Stamp,
     Tree,
@@ -34,6 +43,7 @@ from bundler.storage.tree import (
 )
 from bundler.trust.authentication import MAX_ATTESTATIONS, Authentication, VerifyKeyless, VerifySignature
 from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
+from bundler.verification.digest_plan import contradictions, not_localised, plan_digests, reconciled
 from bundler.verification.steps import Checked
 
 SMALL_FILES_LIMIT = 256 << 20
@@ -52,13 +62,28 @@ class Journal(Protocol):
         """This range is verified now."""
 
 
+@dataclass(frozen=True)
+class _Expected:
+    """The digests of every file but the chunk list, in manifest order, and what is wrong with that list.
+
+    `list_sha256` is empty when there is no usable list.
+    """
+
+    parts: tuple[FileChunks, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    list_sha256: str = ""
+    list_bytes: int = 0
+
+
 @dataclass
-class Examination:
+class Checks:
     """One bundle in front of one verifier. The members below the line are filled by the steps.
 
     `open_journal` takes the digests of the manifest and of the chunk list (empty without one) and gives back
     the journal that belongs to them, or None. `read_next` says that somebody will read the same bytes right
-    afterwards: they are read through the page cache if memory holds them.
+    afterwards: they are read through the page cache if memory holds them. `hash_units` reads and hashes.
+    `list_agrees` takes the digest of the manifest and says whether its chunk list is known to agree with its
+    file digests; `list_agreed` says so after this verification.
     """
 
     root: int
@@ -69,6 +94,8 @@ class Examination:
     workers: int = field(default_factory=available_cores)
     progress: Progress = field(default_factory=SilentProgress)
     read_next: bool = False
+    hash_units: HashUnits = hash_units
+    list_agrees: Callable[[str], bool] = lambda manifest: False
     # ----
     policy: TrustPolicy | None = None
     manifest: Manifest | None = None
@@ -80,6 +107,8 @@ class Examination:
     bytes_read: int = 0
     bytes_trusted: int = 0
     hashing_seconds: float = 0.0
+    list_agreed: bool = False
+    _expected: _Expected = field(default_factory=_Expected)
     _stamps: dict[str, Stamp] = field(default_factory=dict)
 
     @property
@@ -192,11 +221,18 @@ class Examination:
         )
 
     def check_tree(self) -> Checked:
-        """Step 6: exactly the listed files, manifest.json and attestations/*; nothing but plain files."""
+        """Step 6: exactly the listed files, manifest.json and attestations/*; nothing but plain files.
+
+        When that is so, the chunk list is read as well: one that contradicts the manifest is refused here,
+        before anything else is read.
+        """
         assert self.manifest is not None
         self.tree = walk_tree(self.root)
         findings = tree_findings(self.tree, self.manifest, self.manifest_size)
         findings += self._read_before(self.tree)
+        if not findings:
+            self._expected = self._expected_digests(self.tree)
+            findings += contradictions(self._expected.parts)
         return Checked(findings=tuple(findings), detail=f"{len(self.tree.files)} files")
 
     def _read_before(self, tree: Tree) -> list[Finding]:
@@ -206,16 +242,19 @@ class Examination:
         return changed_findings(before, Tree(files=there, directories=(), findings=()))
 
     def check_bytes(self) -> Checked:
-        """Step 8: every byte of every listed file, by chunk where there are chunk digests."""
+        """Step 8: every byte of every listed file, by its own digest and by chunk (`digest_plan`)."""
         assert self.manifest is not None
         assert self.tree is not None
-        parts, findings, chunks_sha256 = self._parts()
-        units = plan_units(parts, self.tree.files)
-        journal = self.open_journal(self.manifest_sha256, chunks_sha256)
-        wanted = [unit for unit in units if journal is None or not journal.trusts(unit)]
-        self.bytes_trusted = sum(unit.size for unit in units) - sum(unit.size for unit in wanted)
-        findings += self._hash(wanted, journal)
+        expected = self._expected
+        self.bytes_read += expected.list_bytes
+        agreed = bool(expected.list_sha256) and self.list_agrees(self.manifest_sha256)
+        plan = plan_digests(expected.parts, self.tree.files, agreed=agreed, workers=self.workers)
+        journal = self.open_journal(self.manifest_sha256, expected.list_sha256)
+        wanted = [unit for unit in plan.units if journal is None or not journal.trusts(unit)]
+        self.bytes_trusted = _bytes_once(plan.units) - _bytes_once(wanted)
+        findings = [*expected.findings, *self._compare(wanted, journal)]
         findings += changed_findings(self.tree, walk_tree(self.root))
+        self.list_agreed = agreed or (plan.both and bool(expected.list_sha256) and not findings)
         return Checked(findings=tuple(dict.fromkeys(findings)), detail=self._hash_detail())
 
     def damage(self, paths: Collection[str]) -> list[Finding]:
@@ -227,25 +266,40 @@ class Examination:
         assert self.tree is not None
         if not paths:
             return []
-        parts = [part for part in self._parts()[0] if part.entry.path in paths]
-        return self._hash(plan_units(parts, self.tree.files), None)
+        parts = [part for part in self._expected.parts if part.entry.path in paths]
+        plan = plan_digests(parts, self.tree.files, agreed=False, workers=self.workers)
+        return self._compare(plan.units, None)
 
-    def _hash(self, units: Sequence[Unit], journal: Journal | None) -> list[Finding]:
-        self.progress.start("verifying", sum(unit.size for unit in units))
+    def _compare(self, units: Sequence[Unit], journal: Journal | None) -> list[Finding]:
+        """What differs in these units. A file that differs as a whole is read again to find out where."""
+        assert self.tree is not None
+        outcome = self._hash(units, journal)
+        self.bytes_read += outcome.bytes_read
+        self.hashing_seconds = outcome.seconds
+        unread, damage = list(outcome.unread), list(outcome.damage)
+        suspects = not_localised(damage, units)
+        parts = [part for part in self._expected.parts if part.entry.path in suspects and len(part) > 1]
+        if parts:
+            closer = self._hash(plan_units(parts, self.tree.files, again=True), None)
+            unread += closer.unread
+            damage += closer.damage
+        kept, findings = reconciled(damage)
+        return [*unread, *damage_findings(kept), *findings]
+
+    def _hash(self, units: Sequence[Unit], journal: Journal | None) -> HashOutcome:
+        size = sum(unit.size for unit in units)
+        self.progress.start("verifying", size)
         try:
-            outcome = hash_units(
+            return self.hash_units(
                 self.root,
                 units,
                 workers=self.workers,
                 progress=self.progress,
-                keep_in_memory=self.read_next and fits_in_memory(sum(unit.size for unit in units)),
+                keep_in_memory=self.read_next and fits_in_memory(_bytes_once(units)),
                 verified=journal.record if journal is not None else lambda unit: None,
             )
         finally:
             self.progress.finish()
-        self.bytes_read += outcome.bytes_read
-        self.hashing_seconds = outcome.seconds
-        return list(outcome.findings)
 
     def _hash_detail(self) -> str:
         rate = self.bytes_read / self.hashing_seconds if self.hashing_seconds else 0
@@ -254,27 +308,26 @@ class Examination:
             text += f", {format_bytes(self.bytes_trusted)} trusted from an earlier, interrupted run"
         return text
 
-    def _parts(self) -> tuple[list[FileChunks], list[Finding], str]:
-        """The digests to compare with, file by file, findings about the chunk list, and its digest.
-
-        Without a usable chunk list every file is compared with its own digest: the two are equivalent
-        (format.md section 4).
-        """
+    def _expected_digests(self, tree: Tree) -> _Expected:
+        """The digests to compare with. Without a usable chunk list, each file has only its own."""
         assert self.manifest is not None
         files = self.manifest.files
         if self.manifest.chunks is None:
-            return [as_one_chunk(entry) for entry in files], [], ""
+            return _Expected(parts=tuple(as_one_chunk(entry) for entry in files))
         entry = next(entry for entry in files if entry.path == self.manifest.chunks.path)
+        rest = [item for item in files if item.path != entry.path]
         try:
-            data = self._chunk_list(entry)
+            data = self._chunk_list(entry, tree)
             parts = {part.entry.path: part for part in split_chunk_list(self.manifest, data)}
         except IntegrityError as error:
-            rest = [as_one_chunk(item) for item in files if item.path != entry.path]
-            return rest, list(error.findings), ""
-        rest = [parts.get(item.path) or as_one_chunk(item) for item in files if item.path != entry.path]
-        return rest, [], entry.sha256
+            return _Expected(parts=tuple(map(as_one_chunk, rest)), findings=error.findings)
+        return _Expected(
+            parts=tuple(parts.get(item.path) or as_one_chunk(item) for item in rest),
+            list_sha256=entry.sha256,
+            list_bytes=len(data),
+        )
 
-    def _chunk_list(self, entry: FileEntry) -> bytes:
+    def _chunk_list(self, entry: FileEntry, tree: Tree) -> bytes:
         assert self.manifest is not None
         assert self.manifest.chunks is not None
         chunk_size = self.manifest.chunks.size
@@ -288,9 +341,8 @@ class Examination:
                 found=f"{entry.size} bytes",
             )
         data, stamp = read_small(self.root, entry.path, entry.size)
-        assert self.tree is not None
         found = hashlib.sha256(data).hexdigest()
-        if found != entry.sha256 or stamp != self.tree.files[entry.path]:
+        if found != entry.sha256 or stamp != tree.files[entry.path]:
             raise IntegrityError(
                 "digest-mismatch",
                 "the chunk list differs from the signed manifest",
@@ -299,8 +351,12 @@ class Examination:
                 found=f"sha256:{found}",
                 hint="fetch or receive this file again, then `sealift verify BUNDLE --resume`",
             )
-        self.bytes_read += len(data)
         return data
+
+
+def _bytes_once(units: Iterable[Unit]) -> int:
+    """Bytes of the units, without those that are read again."""
+    return sum(unit.size for unit in units if not unit.again)
 
 
 def _attested(path: str) -> bool:

@@ -28,7 +28,7 @@ from bundler.trust.policy_document import POLICY_TYPE
 from bundler.trust.spki import algorithm_of, fingerprint
 from bundler.trust.statements import RELEASE_TYPE
 from bundler.verification import steps
-from bundler.verification.checks import Examination
+from bundler.verification.checks import Checks
 from bundler.verification.openssl import OpensslVerifier, from_pem
 from bundler.verification.report_data import facts
 from bundler.verification.steps import Checked, Step, StepOutcome
@@ -81,46 +81,46 @@ def verify(options: argparse.Namespace) -> tuple[Report, tuple[StepOutcome, ...]
     """The report and the steps. Raises SealiftError when there is nothing to examine."""
     policy = policy_of_key(_read(options.key)) if options.key else _read(options.policy)
     with opened_root(options.bundle) as root:
-        examination = Examination(root=root, policy_bytes=policy, verify_signature=OpensslVerifier())
+        checks = Checks(root=root, policy_bytes=policy, verify_signature=OpensslVerifier())
         if options.jobs > 0:
-            examination.workers = options.jobs
-        outcomes = steps.run_steps(_steps(examination, one_key=bool(options.key)), options.level)
+            checks.workers = options.jobs
+        outcomes = steps.run_steps(_steps(checks, one_key=bool(options.key)), options.level)
     report = Report(
         verb=VERB,
         verdict=steps.verdict(outcomes, options.level),
         exit_code=steps.exit_code(outcomes, options.level),
         findings=steps.all_findings(outcomes),
-        data={**facts(examination, outcomes, options.level), "bundle": str(options.bundle)},
+        data={**facts(checks, outcomes, options.level), "bundle": str(options.bundle)},
     )
     return report, outcomes
 
 
-def _steps(examination: Examination, *, one_key: bool) -> tuple[Step, ...]:
-    signatures = (lambda: _check_signatures_of_key(examination)) if one_key else examination.check_signatures
+def _steps(checks: Checks, *, one_key: bool) -> tuple[Step, ...]:
+    signatures = (lambda: _check_signatures_of_key(checks)) if one_key else checks.check_signatures
     return (
-        Step(1, examination.check_policy),
-        Step(2, examination.check_small_files),
-        Step(3, examination.check_manifest),
+        Step(1, checks.check_policy),
+        Step(2, checks.check_small_files),
+        Step(3, checks.check_manifest),
         Step(4, signatures),
-        Step(5, examination.check_requirements),
-        Step(6, examination.check_tree),
+        Step(5, checks.check_requirements),
+        Step(6, checks.check_tree),
         Step(7, None, _NOT_HERE),
-        Step(8, examination.check_bytes),
+        Step(8, checks.check_bytes),
         Step(9, None, _NOT_HERE),
         Step(10, None, "the perimeter's state (rollback) is neither compared nor written; " + _NOT_HERE),
     )
 
 
-def _check_signatures_of_key(examination: Examination) -> Checked:
+def _check_signatures_of_key(checks: Checks) -> Checked:
     """Step 4 with `--key`: what other keys signed is not checked, and is said not to be."""
-    checked = examination.check_signatures()
+    checked = checks.check_signatures()
     foreign = {
         item.where.rpartition("/")[2] for item in checked.findings if item.reference == "unknown-signer"
     }
     if not foreign:
         return checked
-    examination.attestations = dict.fromkeys(set(examination.attestations) - foreign, b"")
-    checked = examination.check_signatures()
+    checks.attestations = dict.fromkeys(set(checks.attestations) - foreign, b"")
+    checked = checks.check_signatures()
     told = tuple(f"attestations/{name}, which is not signed by this key" for name in sorted(foreign))
     return replace(checked, not_checked=checked.not_checked + told)
 

@@ -162,4 +162,4 @@ def _parsed(line: bytes) -> Any:
 
 
 def _range(unit: Unit) -> Range:
-    return unit.path, unit.chunks.chunk_size, unit.first, unit.first + unit.count
+    return unit.path, unit.chunk_size, unit.first, unit.first + unit.count

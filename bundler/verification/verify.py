@@ -15,13 +15,13 @@ from bundler.core.manifest import Manifest
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.report import Report
 from bundler.errors import Finding, MachineError
-from bundler.storage.hashing import available_cores
+from bundler.storage.hashing import HashUnits, available_cores, hash_units
 from bundler.storage.tree import Stamp, opened_root
 from bundler.trust.perimeter.state import effective_time
 from bundler.trust.perimeter.state_files import OpenedState, StateFiles
 from bundler.trust.policy import TrustPolicy, TrustResult
 from bundler.verification import steps
-from bundler.verification.checks import Examination, Journal
+from bundler.verification.checks import Checks, Journal
 from bundler.verification.contents import check_contents
 from bundler.verification.described_payload import payload_findings
 from bundler.verification.report_data import facts
@@ -89,10 +89,12 @@ def verify_bundle(
     progress: Progress | None = None,
     resume: bool = False,
     read_next: bool = False,
+    hash_units: HashUnits = hash_units,
 ) -> VerificationResult:
     """Verify the bundle in the folder `root` and, at level full, remember that it was accepted.
 
     With `read_next` the bytes are left in memory, if it holds them, for the engine that reads them next.
+    `hash_units` reads and hashes the files: in this process, or a function that spreads the units.
     Trouble with the bundle is in the result's findings. Raises IntegrityError (`root-is-link`) or
     MachineError (`no-such-bundle`, `not-a-directory`) when there is nothing to examine.
     """
@@ -106,6 +108,7 @@ def verify_bundle(
             workers=workers or available_cores(),
             progress=progress or SilentProgress(),
             read_next=read_next,
+            hash_units=hash_units,
         )
         try:
             outcomes = steps.run_steps(verification.steps(), level)
@@ -119,7 +122,7 @@ def verify_bundle(
 
 
 class _Verification:
-    """One run: the shared examination, and the steps that need what only the installed tool has."""
+    """One run: the shared checks, and the steps that need what only the installed tool has."""
 
     def __init__(
         self,
@@ -131,19 +134,22 @@ class _Verification:
         workers: int,
         progress: Progress,
         read_next: bool,
+        hash_units: HashUnits,
     ) -> None:
         from bundler.trust.keys import verify_signature
 
         self.root, self.descriptor, self.perimeter = root, descriptor, perimeter
         self.resume, self.workers = resume, workers
-        self.examination = Examination(
+        self.checks = Checks(
             root=descriptor,
             policy_bytes=perimeter.policy,
             verify_signature=verify_signature,
             open_journal=self._open_journal,
+            list_agrees=self._list_agrees,
             workers=workers,
             progress=progress,
             read_next=read_next,
+            hash_units=hash_units,
         )
         self.opened: OpenedState | None = None
         self.journal: ResumeJournal | None = None
@@ -152,7 +158,7 @@ class _Verification:
 
     def steps(self) -> tuple[Step, ...]:
         """The ten steps, in order."""
-        shared = self.examination
+        shared = self.checks
         return (
             Step(1, self.check_policy_and_state),
             Step(2, shared.check_small_files),
@@ -168,13 +174,13 @@ class _Verification:
 
     def check_policy_and_state(self) -> Checked:
         """Step 1: the policy, and that this perimeter did not already use a newer or another one."""
-        checked = self.examination.check_policy()
-        policy = self.examination.policy
+        checked = self.checks.check_policy()
+        policy = self.checks.policy
         assert policy is not None
         if policy.trusted_root_sha256 and self.perimeter.trusted_root is not None:
             from bundler.trust.keyless import OfflineKeylessVerifier
 
-            self.examination.verify_keyless = OfflineKeylessVerifier(
+            self.checks.verify_keyless = OfflineKeylessVerifier(
                 self.perimeter.trusted_root, policy.trusted_root_sha256
             )
         self.opened = self.perimeter.state.open(policy.sha256, self.perimeter.first_use)
@@ -182,10 +188,10 @@ class _Verification:
 
     def check_requirements(self) -> Checked:
         """Step 5: the policy's requirements, and that nothing goes back behind the state."""
-        checked = self.examination.check_requirements()
+        checked = self.checks.check_requirements()
         assert self.opened is not None
-        assert self.examination.manifest is not None
-        rollback = self.opened.state.release_findings(self.examination.manifest)
+        assert self.checks.manifest is not None
+        rollback = self.opened.state.release_findings(self.checks.manifest)
         return Checked(findings=(*checked.findings, *rollback), detail=checked.detail)
 
     def check_contents(self) -> Checked:
@@ -194,13 +200,13 @@ class _Verification:
         A policy with rules also wants every file described, before a terabyte is read. When this step fails,
         step 9 will not run: what its rules say is then reported here, together.
         """
-        manifest, policy = self.examination.manifest, self.examination.policy
+        manifest, policy = self.checks.manifest, self.checks.policy
         assert manifest is not None
         assert policy is not None
         pinned = Path(f"/proc/self/fd/{self.descriptor}")
         contents = check_contents(pinned if pinned.exists() else self.root, manifest)
         self.formats, findings = contents.formats, list(contents.checked.findings)
-        findings = [*self.examination.damage(_suspects(manifest, findings)), *findings]
+        findings = [*self.checks.damage(_suspects(manifest, findings)), *findings]
         if has_rules(policy.rules):
             findings += payload_findings(manifest)
         if any(finding.is_error for finding in findings):
@@ -209,28 +215,30 @@ class _Verification:
 
     def check_rules(self) -> Checked:
         """Step 9: licence, format, engine floor and expiry."""
-        examination = self.examination
+        checks = self.checks
         assert self.opened is not None
-        assert examination.policy is not None
-        assert examination.trust is not None
-        assert examination.manifest is not None
+        assert checks.policy is not None
+        assert checks.trust is not None
+        assert checks.manifest is not None
         now = effective_time(
-            int(self.perimeter.clock()), self.opened.state.newest_time, examination.trust.newest_time
+            int(self.perimeter.clock()), self.opened.state.newest_time, checks.trust.newest_time
         )
-        return check_rules(examination.policy, examination.trust, examination.manifest, now, self.formats)
+        return check_rules(checks.policy, checks.trust, checks.manifest, now, self.formats)
 
     def remember(self) -> Checked:
         """Step 10: nothing was found, so this release and policy are what the next one is compared with."""
-        examination = self.examination
+        checks = self.checks
         assert self.opened is not None
-        assert examination.policy is not None
-        assert examination.trust is not None
-        assert examination.manifest is not None
+        assert checks.policy is not None
+        assert checks.trust is not None
+        assert checks.manifest is not None
         advanced = self.opened.state.advanced(
-            examination.policy,
-            examination.manifest,
-            examination.trust.newest_time,
+            checks.policy,
+            checks.manifest,
+            checks.trust.newest_time,
         )
+        if checks.list_agreed:
+            advanced = advanced.noting_chunk_list(checks.manifest.sha256)
         try:
             self.perimeter.state.write(self.opened, advanced)
         except OSError as error:
@@ -238,6 +246,9 @@ class _Verification:
         if self.journal_file is not None:
             self.journal_file.unlink(missing_ok=True)
         return Checked(detail=f"state written to {self.perimeter.state.paths[0]}")
+
+    def _list_agrees(self, manifest: str) -> bool:
+        return self.opened is not None and manifest in self.opened.state.chunk_lists
 
     def _open_journal(self, manifest: str, chunks: str) -> Journal | None:
         path = journal_path(self.perimeter.journals, manifest)
@@ -258,17 +269,17 @@ class _Verification:
 
     def verified(self, level: str) -> VerifiedBundle:
         """The bundle as verified; only called when every step passed."""
-        examination = self.examination
-        assert examination.policy is not None
-        assert examination.trust is not None
-        assert examination.manifest is not None
+        checks = self.checks
+        assert checks.policy is not None
+        assert checks.trust is not None
+        assert checks.manifest is not None
         return VerifiedBundle(
             root=self.root,
             level=level,
-            manifest=examination.manifest,
-            policy=examination.policy,
-            trust=examination.trust,
-            stamps=examination.tree.files if examination.tree is not None else {},
+            manifest=checks.manifest,
+            policy=checks.policy,
+            trust=checks.trust,
+            stamps=checks.tree.files if checks.tree is not None else {},
             seal=_SEAL,
         )
 
@@ -280,7 +291,7 @@ class _Verification:
             exit_code=steps.exit_code(outcomes, level),
             findings=steps.all_findings(outcomes),
             data={
-                **facts(self.examination, outcomes, level),
+                **facts(self.checks, outcomes, level),
                 "bundle": str(self.root),
                 "workers": self.workers,
                 "seconds": round(seconds, 3),

@@ -211,7 +211,7 @@ def test_an_unreadable_range_is_named_and_the_reading_goes_on(tmp_path: Path) ->
     # The kernel answers EIO to reading the unmapped first pages of a process: a real input/output error.
     good = write(tmp_path, "good", os.urandom(2 * CHUNK))
     bad = chunks_of("mem", bytes(3 * CHUNK))
-    unit = Unit(chunks=bad, stamp=Stamp.of(os.stat("/proc/self/mem")), first=0, count=3)
+    unit = Unit("mem", 3 * CHUNK, CHUNK, bad.digests, Stamp.of(os.stat("/proc/self/mem")))
     with opened_root(Path(f"/proc/{os.getpid()}")) as process:
         outcome = hash_units(process, [unit], workers=1, progress=SilentProgress())
 
@@ -233,7 +233,7 @@ def test_a_failing_disk_is_not_asked_for_every_chunk_of_a_unit(monkeypatch: pyte
 
     monkeypatch.setattr(os, "preadv", counting)
     bad = chunks_of("mem", bytes(100 * CHUNK))
-    unit = Unit(chunks=bad, stamp=Stamp.of(os.stat("/proc/self/mem")), first=0, count=100)
+    unit = Unit("mem", 100 * CHUNK, CHUNK, bad.digests, Stamp.of(os.stat("/proc/self/mem")))
     with opened_root(Path(f"/proc/{os.getpid()}")) as process:
         (finding,) = hash_units(process, [unit], workers=1, progress=SilentProgress()).findings
 

@@ -5,6 +5,7 @@ One table for `sealift verify` and `verify.pyz`: both must say the same about ev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 from bundler.core import layout, strict_json
 from bundler.core.manifest import MANIFEST_NAME
 from bundler.trust.keys import generate
-from tests.verification.bundles import CHUNK_SIZE, TestBundle, sign_bundle, write_attestation
+from tests.verification.bundles import CHUNK_SIZE, TestBundle, chunk_list, sign_bundle, write_attestation
 
 WEIGHTS = "payload/models/m/weights.bin"
 TWO = "payload/models/m/two.bin"
@@ -120,6 +121,32 @@ def hostile_path(path: str) -> Callable[[TestBundle], None]:
         sign_bundle(bundle.root, bundle.key)
         assert data != good
         manifest.write_bytes(data)
+
+    return do
+
+
+def lie_about(path: str, sha256: str) -> Callable[[TestBundle], None]:
+    """Another digest for a file in the signed manifest; bytes and chunk digests stay."""
+
+    def do(bundle: TestBundle) -> None:
+        manifest = bundle.path(MANIFEST_NAME)
+        value = json.loads(manifest.read_bytes())
+        (entry,) = [entry for entry in value["files"] if entry["path"] == path]
+        entry["sha256"] = sha256
+        manifest.write_bytes(strict_json.dumps(value))
+        sign_bundle(bundle.root, bundle.key)
+
+    return do
+
+
+def lie_in_chunks(path: str) -> Callable[[TestBundle], None]:
+    """Other chunk digests for a file, in a chunk list that the signed manifest names; its bytes stay."""
+
+    def do(bundle: TestBundle) -> None:
+        files = {name: bundle.path(name).read_bytes() for name in bundle.files}
+        lies = chunk_list({**files, path: bytes(len(files[path]))}, CHUNK_SIZE)
+        bundle.path(layout.CHUNKS).write_bytes(lies)
+        lie_about(layout.CHUNKS, hashlib.sha256(lies).hexdigest())(bundle)
 
     return do
 
@@ -361,6 +388,38 @@ INTEGRITY = (
         exit_code=10,
         where="attestations/more",
         step=2,
+    ),
+    Damage(
+        sentence="the manifest has another digest for a file of one chunk than the chunk list",
+        do=lie_about("README.md", "1" * 64),
+        reference="chunk-list-contradicts",
+        exit_code=10,
+        where="README.md",
+        step=6,
+    ),
+    Damage(
+        sentence="the chunk list has another digest for a file of one chunk than the manifest",
+        do=lie_in_chunks("README.md"),
+        reference="chunk-list-contradicts",
+        exit_code=10,
+        where="README.md",
+        step=6,
+    ),
+    Damage(
+        sentence="the manifest has another digest for a file of several chunks than its bytes",
+        do=lie_about(WEIGHTS, "1" * 64),
+        reference="digest-mismatch",
+        exit_code=10,
+        where=f"{WEIGHTS}, bytes 0-40976",
+        step=8,
+    ),
+    Damage(
+        sentence="the chunk list has other digests for a file of several chunks than its bytes",
+        do=lie_in_chunks(WEIGHTS),
+        reference="chunk-list-contradicts",
+        exit_code=10,
+        where=WEIGHTS,
+        step=8,
     ),
     Damage(
         sentence="the manifest is missing",

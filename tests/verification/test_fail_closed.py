@@ -25,7 +25,7 @@ from bundler.errors import (
     gravity,
 )
 from bundler.verification import portable, steps
-from bundler.verification.checks import Examination
+from bundler.verification.checks import Checks
 from bundler.verification.steps import Checked, StepOutcome
 from bundler.verification.verify import _Verification
 from tests.assembly.test_build import request
@@ -36,21 +36,21 @@ from tests.verification.bundles import TestBundle, make_bundle
 FAMILIES = SealiftError.__subclasses__()
 OWNERS: dict[int, tuple[type, str]] = {
     1: (_Verification, "check_policy_and_state"),
-    2: (Examination, "check_small_files"),
-    3: (Examination, "check_manifest"),
-    4: (Examination, "check_signatures"),
+    2: (Checks, "check_small_files"),
+    3: (Checks, "check_manifest"),
+    4: (Checks, "check_signatures"),
     5: (_Verification, "check_requirements"),
-    6: (Examination, "check_tree"),
+    6: (Checks, "check_tree"),
     7: (_Verification, "check_contents"),
-    8: (Examination, "check_bytes"),
+    8: (Checks, "check_bytes"),
     9: (_Verification, "check_rules"),
     10: (_Verification, "remember"),
 }
 """Where each step of `sealift verify` is done."""
 PORTABLE = {
     **{number: OWNERS[number] for number in (2, 3, 4, 6, 8)},
-    1: (Examination, "check_policy"),
-    5: (Examination, "check_requirements"),
+    1: (Checks, "check_policy"),
+    5: (Checks, "check_requirements"),
 }
 Plant = Callable[[tuple[type, str], Callable[[], Checked]], None]
 

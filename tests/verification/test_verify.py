@@ -272,16 +272,16 @@ def test_a_file_that_appears_while_others_are_read_is_refused(bundle: TestBundle
 def test_only_the_bytes_read_first_count_as_the_manifest(
     bundle: TestBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bundler.verification.checks import Examination
+    from bundler.verification.checks import Checks
 
-    real = Examination.check_signatures
+    real = Checks.check_signatures
 
-    def swapping(examination: Examination) -> Any:
+    def swapping(checks: Checks) -> Any:
         data = bundle.path(MANIFEST_NAME).read_bytes()
         bundle.path(MANIFEST_NAME).write_bytes(data)  # the same bytes, another time
-        return real(examination)
+        return real(checks)
 
-    monkeypatch.setattr(Examination, "check_signatures", swapping)
+    monkeypatch.setattr(Checks, "check_signatures", swapping)
 
     report = bundle.verify().report
 

@@ -25,7 +25,10 @@ _SHAPE = {
     "last?": dict,
     "lastSignedTime?": (str, int, type(None)),
     "before?": str,
+    "chunkLists?": [str],
 }
+CHUNK_LISTS = 64
+"""Manifests whose chunk list is remembered, the newest: more than a host keeps bundles."""
 _LAST_SHAPE = {"serial": int, "manifest": str}
 
 
@@ -43,6 +46,7 @@ class State:
 
     `newest_time` is in seconds since 1970 UTC. `unknown` are members of a later version, kept as they are.
     `before` is the SHA-256 of the state this one replaced: it tells an interrupted write from an edit.
+    `chunk_lists` names manifests whose chunk list agreed with their file digests (format.md section 4).
     """
 
     policy_version: int = 0
@@ -51,6 +55,7 @@ class State:
     last: Mapping[str, Release] = field(default_factory=lambda: MappingProxyType({}))
     newest_time: int | None = None
     before: str = ""
+    chunk_lists: tuple[str, ...] = ()
     unknown: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -71,6 +76,7 @@ class State:
             last=_parse_last(known.get("last", {}), where),
             newest_time=_parse_time(known.get("lastSignedTime"), where),
             before=known.get("before", ""),
+            chunk_lists=_parse_chunk_lists(known.get("chunkLists", []), where),
             unknown={name: value[name] for name in value if name not in known},
         )
 
@@ -88,6 +94,8 @@ class State:
             value["lastSignedTime"] = format_instant(self.newest_time)
         if self.before:
             value["before"] = self.before
+        if self.chunk_lists:
+            value["chunkLists"] = list(self.chunk_lists)
         return strict_json.dumps(value) + b"\n"
 
     @property
@@ -157,6 +165,11 @@ class State:
             last={**self.last, manifest.channel: release},
         )
 
+    def noting_chunk_list(self, manifest_sha256: str) -> State:
+        """The state that also knows that this manifest's chunk list may be used alone."""
+        others = [digest for digest in self.chunk_lists if digest != manifest_sha256]
+        return replace(self, chunk_lists=(*others[1 - CHUNK_LISTS :], manifest_sha256))
+
 
 def merged(states: Iterable[State]) -> State:
     """The strictest of several states: what any of them refuses is refused."""
@@ -197,6 +210,13 @@ def _parse_serials(value: Mapping[str, Any], where: str) -> dict[str, int]:
         if type(serial) is not int or serial < 0:
             raise _bad(f"{where}: serials.{channel}", "an integer >= 0", serial)
     return dict(value)
+
+
+def _parse_chunk_lists(value: list[str], where: str) -> tuple[str, ...]:
+    for digest in value:
+        if not is_sha256_hex(digest):
+            raise _bad(f"{where}: chunkLists", "SHA-256 digests of manifests", digest)
+    return tuple(value)
 
 
 def _parse_last(value: Mapping[str, Any], where: str) -> dict[str, Release]:
