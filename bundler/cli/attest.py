@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import TRUSTED_ROOT
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
@@ -37,7 +38,7 @@ COSIGN_CONFIG = (
     '{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}'
 )
 """What `cosign attest-blob --signing-config` reads when it is to sign with a key and call nobody."""
-_BUNDLE = click.Path(path_type=Path)
+_BUNDLE = BundleFolder()
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _NEW_FILE = click.Path(path_type=Path, dir_okay=False)
 Command = TypeVar("Command", bound=Callable[..., Any])

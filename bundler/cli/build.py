@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bundler.cli.arguments import LOCK_KIND, SpecFile, what_it_is
 from bundler.cli.output import Output, json_option
 from bundler.cli.progress import make_progress
 from bundler.core.report import Report
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("spec", type=SpecFile())
 @click.option(
     "-o",
     "--output",
@@ -137,6 +138,16 @@ def read_lock(path: Path, spec: Path, spec_bytes: bytes) -> Lock:
     hint = f"`sealift lock {spec}` writes it"
     if not path.is_file():
         raise UsageError("no-lock", "there is no lock for this spec", where=str(path), hint=hint)
+    found = what_it_is(path)
+    if found not in (None, LOCK_KIND):
+        raise UsageError(
+            "not-a-lock",
+            "this is not a lock",
+            where=str(path),
+            expected="the file that `sealift lock` wrote",
+            found=found,
+            hint=hint,
+        )
     lock = Lock.parse(read_named(path, LOCK_LIMIT), where=str(path))
     digest = hashlib.sha256(spec_bytes).hexdigest()
     if lock.spec_sha256 != digest:

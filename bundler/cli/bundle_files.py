@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bundler.cli.arguments import MANIFEST_KIND, what_it_is
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.strict_json import MANIFEST_LIMIT
 from bundler.errors import MalformedError, UsageError
@@ -44,6 +45,15 @@ def read_manifest(bundle: Path) -> tuple[Manifest, bytes]:
             expected="a folder with manifest.json",
             found="an unfinished build" if bundle.name.endswith(".building") else "no manifest.json",
             hint="`sealift build SPEC -o FOLDER` makes one",
+        )
+    kind = what_it_is(path)
+    if kind is not None and kind != MANIFEST_KIND:
+        raise UsageError(
+            "not-a-bundle",
+            "this is neither a bundle nor the manifest of one",
+            where=str(path),
+            expected="a folder with manifest.json, or that file",
+            found=kind,
         )
     data = read_small(path, MANIFEST_LIMIT)
     return Manifest.parse(data), data

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bundler.cli.arguments import LOCK_KIND, MANIFEST_KIND, BundleFolder, what_it_is
 from bundler.cli.bundle_files import read_manifest, read_small
 from bundler.cli.output import Output, json_option, printable
 from bundler.core import strict_json
@@ -21,8 +22,8 @@ MARKS = {"added": "+", "removed": "-", "changed": "~"}
 
 
 @click.command()
-@click.argument("before", type=click.Path(exists=True, path_type=Path))
-@click.argument("after", type=click.Path(exists=True, path_type=Path))
+@click.argument("before", type=BundleFolder(manifests=True, exists=True))
+@click.argument("after", type=BundleFolder(manifests=True, exists=True))
 @json_option
 def command(before: Path, after: Path, as_json: bool) -> int:
     """Compare BEFORE with AFTER: two bundles, two manifests or two locks.
@@ -51,6 +52,9 @@ def read_document(path: Path) -> Manifest | dict[str, Any]:
     """The manifest of a bundle folder, or the manifest or lock a file holds."""
     if path.is_dir():
         return read_manifest(path)[0]
+    found = what_it_is(path)
+    if found not in (None, MANIFEST_KIND, LOCK_KIND):
+        raise _unknown(path, str(found))
     data = read_small(path, strict_json.MANIFEST_LIMIT)
     value = strict_json.loads(data, limit=strict_json.MANIFEST_LIMIT, where=str(path))
     kind = value.get("type") if isinstance(value, dict) else None
@@ -59,12 +63,16 @@ def read_document(path: Path) -> Manifest | dict[str, Any]:
     if kind == LOCK_TYPE:
         assert isinstance(value, dict)
         return value
-    raise UsageError(
+    raise _unknown(path, f"type {kind!r}")
+
+
+def _unknown(path: Path, found: str) -> UsageError:
+    return UsageError(
         "unknown-document",
         "this is neither a manifest nor a lock",
         where=str(path),
-        expected=f"type {MANIFEST_TYPE} or {LOCK_TYPE}",
-        found=repr(kind),
+        expected="the folder of a bundle, its manifest.json, or a lock",
+        found=found,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from bundler.cli.arguments import BundleFolder
 from bundler.cli.bundle_files import read_manifest, read_small
 from bundler.cli.output import Output, json_option, printable
 from bundler.core import layout, strict_json
@@ -24,7 +25,7 @@ LOCK_LIMIT = 256 << 20
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.argument("bundle", type=BundleFolder(manifests=True, exists=True))
 @click.option("--files", is_flag=True, help="List every file with size and digest.")
 @click.option("--chain", "chained", metavar="FILE", help="Show one file's chain from upstream to signature.")
 @json_option
@@ -34,6 +35,8 @@ def command(bundle: Path, files: bool, chained: str | None, as_json: bool) -> in
     Nothing is verified here; `sealift verify` does that.
     """
     output = Output(as_json)
+    if bundle.name == layout.MANIFEST and (bundle.parent / layout.PAYLOAD).is_dir():
+        bundle = bundle.parent  # the manifest was named, and the bundle is meant
     manifest, _ = read_manifest(bundle)
     statements = read_statements(bundle) if bundle.is_dir() else {}
     if chained:
@@ -42,7 +45,10 @@ def command(bundle: Path, files: bool, chained: str | None, as_json: bool) -> in
         )
     show_head(manifest, output)
     show_artifacts(manifest, output)
-    show_statements(statements, output)
+    if bundle.is_dir():
+        show_statements(statements, output)
+    else:
+        output.data(f"{'attestation':<12} not known: this is a manifest without its bundle")
     if files:
         for entry in manifest.files:
             output.data(f"{entry.sha256}  {entry.size:>15}  {printable(entry.path)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
 from bundler.cli.output import Output, printable
 from bundler.core import layout
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     epilog="Exit codes: those of `sealift verify` when the bundle is refused, and then nothing is installed; "
     "4 when this machine lacks something."
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundleFolder())
 @click.option(
     "--to",
     type=click.Path(path_type=Path),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
 from bundler.cli.output import Output, printable
 from bundler.core.report import Report
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     epilog="Exit codes: those of `sealift verify` when the bundle is refused, and then nothing starts; "
     "afterwards the engine's own."
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundleFolder())
 @click.option("--profile", required=True, help="Which launch profile; `sealift inspect BUNDLE` lists them.")
 @click.option(
     "--env",

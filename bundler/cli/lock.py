@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bundler.cli.arguments import SpecFile
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spec", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("spec", type=SpecFile())
 @click.option(
     "-o",
     "--output",

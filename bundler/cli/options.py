@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from bundler.cli.arguments import POLICY_KIND, what_it_is
 from bundler.cli.output import Output, json_option
 from bundler.cli.progress import make_progress
 from bundler.core.strict_json import POLICY_LIMIT
 from bundler.errors import MalformedError, UsageError
+from bundler.storage.named_output import require_other_file
 
 if TYPE_CHECKING:
     from bundler.core.progress import Progress
@@ -47,8 +49,9 @@ class TrustOptions:
 
         root = self.trusted_root or self.policy.parent / TRUSTED_ROOT
         wanted = self.trusted_root is not None or root.is_file()
+        require_other_file(self.state, inputs=[self.policy, root])
         return Perimeter(
-            policy=_read(self.policy, POLICY_LIMIT, "policy"),
+            policy=_read_policy(self.policy),
             state=StateFiles.of(self.state),
             first_use=self.first_use,
             trusted_root=_read(root, TRUSTED_ROOT_LIMIT, "trusted root") if wanted else None,
@@ -154,6 +157,21 @@ def _grouping(
     for option in reversed(options):
         decorated = option(decorated)
     return cast(Command, decorated)
+
+
+def _read_policy(path: Path) -> bytes:
+    data = _read(path, POLICY_LIMIT, "policy")
+    found = what_it_is(path) or (None if data.lstrip()[:1] == b"{" else "not even JSON")
+    if found not in (None, POLICY_KIND):
+        raise MalformedError(
+            "bad-policy",
+            "this is not a trust policy",
+            where=str(path),
+            expected="the policy from your security officer (JSON with type urn:sealift:trust-policy:v1)",
+            found=found,
+            hint="name the policy with --policy FILE; it never comes with a bundle",
+        )
+    return data
 
 
 def _read(path: Path, limit: int, what: str) -> bytes:

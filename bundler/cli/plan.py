@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bundler.cli import plan_tables
+from bundler.cli.arguments import SpecFile
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import parse_size
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     "source",
     metavar="[SPEC_OR_LOCK]",
     required=False,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=SpecFile(locks=True),
 )
 @click.option(
     "--to",

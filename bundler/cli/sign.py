@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bundler.cli.arguments import BundleFolder
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
 from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
@@ -25,7 +26,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command(epilog="Example: sealift sign kimi-k2-17 --key release.key")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundleFolder())
 @click.option("-k", "--key", metavar="FILE|PKCS11-URI", help=KEY_HELP)
 @click.option(
     "--keyless",

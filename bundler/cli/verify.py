@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
 from bundler.cli.output import Output, printable
 from bundler.core.units import format_bytes, format_seconds
@@ -35,7 +36,7 @@ _VERDICTS = {
 @click.command(
     epilog="Exit codes: 0 verified, 10 bytes differ, 11 signatures or roles, 12 policy rules, 13 incomplete."
 )
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundleFolder())
 @trust_options
 @click.option(
     "--level",

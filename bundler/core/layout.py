@@ -6,6 +6,7 @@ Paths are relative POSIX paths without a trailing slash. Also runs in `verify.py
 from __future__ import annotations
 
 MANIFEST = "manifest.json"
+PAYLOAD = "payload"
 ATTESTATIONS = "attestations"
 
 CHUNKS = "payload/chunks.sha256"

@@ -29,12 +29,18 @@ def require_outputs(
         for other in wanted[:position]:
             if _is_same(path, other):
                 raise _refused("same-output", "two outputs of one command are the same file", path, other)
-        for source in inputs:
-            if source is not None and _is_same(path, source):
-                raise _refused(
-                    "output-is-input", "the output is a file that this command reads", path, source
-                )
+        require_other_file(path, inputs=inputs)
         _require_target(path, replace=replace, hint=hint)
+
+
+def require_other_file(output: Path | None, *, inputs: Iterable[Path | None]) -> None:
+    """Check that a file which a command rewrites is none of those it only reads.
+
+    Raises UsageError (`output-is-input`).
+    """
+    for source in inputs:
+        if output is not None and source is not None and _is_same(output, source):
+            raise _refused("output-is-input", "the output is also an input of this command", output, source)
 
 
 def write_output(path: Path, data: bytes, *, mode: int = 0o644, replace: bool = False) -> None:
@@ -120,7 +126,7 @@ def _refused(reference: str, what: str, path: Path, other: Path) -> UsageError:
         where=str(path),
         expected="a file of its own",
         found=f"the same file as {other}",
-        hint="choose another name with -o",
+        hint="name another file",
     )
 
 
