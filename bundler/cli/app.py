@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from bundler import __version__
-from bundler.cli.output import Output, print_error, wants_json
+from bundler.cli.output import Output, print_error, print_traceback, talk, wants_json
 from bundler.core.report import Report
-from bundler.errors import ExitCode, InterruptedByUser, MachineError, SealiftError, UsageError
+from bundler.errors import ExitCode, InterruptedByUser, SealiftError, UsageError
+from bundler.verification.standard_streams import forgive, refusal
+from bundler.verification.steps import machine_trouble
 
 VERBS = {
     "init": "Write a commented spec to start from",
@@ -41,6 +42,8 @@ VERBS = {
 }
 
 
+EXPECTED = (SealiftError, click.ClickException, click.Abort, KeyboardInterrupt, OSError, MemoryError)
+"""What ends a verb without being a fault of ours."""
 _AFTER_A_STOP = {
     "build": "run the same `sealift build` again: it continues where it stopped",
     "verify": "run the same `sealift verify` again with --resume: it continues where it stopped",
@@ -74,6 +77,15 @@ class Verbs(click.Group):
             raise UsageError("unknown-verb", f"there is no verb {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it. A broken pipe is never that of our output (`standard_streams`): click would leave
+        with 1 and without a word.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise machine_trouble(error) from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The verbs with one line each, without loading them."""
         with formatter.section("Verbs"):
@@ -88,38 +100,20 @@ def sealift() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with the exit code of format.md section 8."""
-    open_missing_streams()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A letter that the locale lacks is shown escaped, as on stderr, instead of ending in a traceback.
-        sys.stdout.reconfigure(errors="backslashreplace")
+    forgive()
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(written(run(given)))
 
 
 def written(code: int) -> int:
-    """The exit code once all of stdout is out. What a full disk did not take is dropped: Python would try it
-    once more at its end, and leave with 120.
+    """The exit code once all of stdout is out. A failed verb keeps its own code; a good one whose result a
+    full disk did not take ends with 4. A reader that left (`| head`) is no fault.
     """
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    refused = refusal(sys.stdout)
+    if refused:
+        print_error(machine_trouble(OSError(refused, os.strerror(refused), "standard output")))
         return code or int(ExitCode.MACHINE)
     return code
-
-
-def open_missing_streams() -> None:
-    """Give a stream that was closed for us (`2>&-`) to /dev/null.
-
-    Otherwise the next file opened takes its number, and what a program prints there lands in that file.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:
-            descriptor = os.open(os.devnull, os.O_RDWR)
-            if descriptor != number:
-                os.dup2(descriptor, number)
-                os.close(descriptor)
-            setattr(sys, name, open(number, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
 
 
 def run(arguments: list[str]) -> int:
@@ -132,21 +126,18 @@ def run(arguments: list[str]) -> int:
         outcome = sealift.main(arguments, prog_name="sealift", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        for line in error.format_message().split("\n"):
+            talk(line)
         return int(ExitCode.USAGE)
-    except BrokenPipeError:
-        # Whoever read our output left (`| head`): nothing to tell, and nothing to tell it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except (SealiftError, click.ClickException, click.Abort, KeyboardInterrupt, OSError) as error:
+    except EXPECTED as error:
         return _tell(deliberate(error, verb), verb, as_json)
     except Exception as error:
-        traceback.print_exc()
+        print_traceback()
         return _tell_unexpected(error, verb, as_json)
 
 
 def deliberate(error: BaseException, verb: str) -> SealiftError:
-    """`error` as one of ours; what is not an expected state is raised again with its traceback."""
+    """`error` as one of ours; what the operating system refuses is the machine's fault."""
     if isinstance(error, SealiftError):
         return error
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
@@ -155,14 +146,7 @@ def deliberate(error: BaseException, verb: str) -> SealiftError:
     if isinstance(error, click.ClickException):
         said = " ".join(error.format_message().split())
         return UsageError("usage", said, hint=f"`sealift {verb} --help`".replace("  ", " "))
-    if isinstance(error, OSError) and error.errno is not None:
-        return MachineError(
-            "machine-error",
-            f"the operating system refused: {error.strerror}",
-            where=str(error.filename or ""),
-            hint="`sealift doctor` checks space, permissions and tools",
-        )
-    raise error
+    return machine_trouble(error)
 
 
 def _tell_unexpected(error: Exception, verb: str, as_json: bool) -> int:
@@ -175,12 +159,7 @@ def _tell_unexpected(error: Exception, verb: str, as_json: bool) -> int:
 
 
 def _tell(error: SealiftError, verb: str, as_json: bool) -> int:
-    if not as_json:
-        print_error(error)
-        return int(error.exit_code)
-    try:
-        Output(as_json=True).emit(Report.of_error(verb, error))
-    except OSError:
-        # Perhaps the very error: stdout is on a full disk. Said where it still can be said.
-        print_error(error)
+    if as_json:
+        return Output(as_json=True).emit(Report.of_error(verb, error))
+    print_error(error)
     return int(error.exit_code)

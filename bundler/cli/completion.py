@@ -26,5 +26,5 @@ def command(shell: str, as_json: bool) -> int:
     assert completion is not None
     source = completion(sealift, {}, "sealift", "_SEALIFT_COMPLETE").source()
     output = Output(as_json)
-    output.data(source)
+    output.lines(source)
     return output.emit(Report(verb="completion", data={"shell": shell, "script": source}))

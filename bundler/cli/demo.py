@@ -37,14 +37,15 @@ def command(folder: Path, yes: bool, as_json: bool) -> int:
     from bundler.demo.rehearsal import Rehearsal, commands_to_play_on
 
     output = Output(as_json)
-    output.say(WILL.format(folder=folder))
+    for line in WILL.format(folder=folder).split("\n"):
+        output.say(line)
     if not (yes or as_json):
         confirm()
     folder = folder.resolve()
-    proved = Rehearsal(folder=folder, say=output.data).run()
-    output.data(f"\nThe whole job, done in {folder}. To play on:\n")
+    proved = Rehearsal(folder=folder, say=output.lines).run()
+    output.lines(f"\nThe whole job, done in {folder}. To play on:\n")
     for line in commands_to_play_on(folder):
-        output.data(f"  {line}")
+        output.lines(f"  {line}")
     return output.emit(Report(verb="demo", data={"folder": str(folder), "proved": proved}))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -37,7 +36,7 @@ def command(profile: str, target: str, force: bool, as_json: bool) -> int:
     if target == STDOUT:
         if as_json:
             return output.emit(Report(verb="init", data={**data, "text": text}))
-        sys.stdout.write(text)
+        output.lines(text.rstrip("\n"))
         return 0
     path = Path(target)
     require_outputs(path, replace=force, hint="choose another name with -o, or overwrite it with --force")

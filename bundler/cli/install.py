@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,7 @@ def command(
     )
     if result.verified is None:
         code = output.emit(replace(result.report, verb="install"))
-        output.data(click.style("REFUSED: nothing was installed.", fg="red", bold=True))
+        output.verdict("REFUSED: nothing was installed.", result.report.verdict)
         return code
     data: dict[str, Any] = {"manifest": result.verified.manifest.sha256}
     findings = list(result.report.findings)
@@ -157,7 +156,7 @@ def _install(
 def _tell_engine(output: Output, done: Installation) -> None:
     how = "already installed and whole" if done.reused else f"installed from {done.wheels} wheels"
     text = f"{done.engine} {done.version}: {how}, CPython {done.python}"
-    output.data(click.style(printable(text), fg="green", bold=True))
+    output.verdict(text, "passed")
     output.data(f"environment: {done.path}")
 
 
@@ -168,7 +167,7 @@ def _tell_next(output: Output, verified: VerifiedBundle, installed: dict[str, An
     for profile in profiles_for(verified.manifest, installed["folder"]):
         words = ["sealift", "launch", str(verified.root), *trust]
         words += ["--profile", profile, "--env", installed["path"]]
-        output.say(f"next: {printable(shlex.join(words))}")
+        output.command(words)
 
 
 def _load(

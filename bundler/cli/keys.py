@@ -120,7 +120,7 @@ def show(
         require_outputs(out, inputs=[Path(key)], hint=_NEVER)
     public = public_key_of(key, passphrase_file, pin_file)
     data = {"pem": public.pem}
-    output.data(public.pem.rstrip("\n"))
+    output.lines(public.pem.rstrip("\n"))
     if out is not None:
         _write_public(out, public, owner)
         data["publicKey"] = str(out)

@@ -1,18 +1,27 @@
-"""Everything the command line prints: data on stdout, talk on stderr, `NO_COLOR` honoured."""
+"""Everything the command line prints: data on stdout, talk on stderr, `NO_COLOR` honoured.
+
+The one door to the terminal: no other module of `cli` prints, and whatever passes here is made printable
+first. A test holds that.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from bundler.core.printable import COLUMNS, for_people, printable
 from bundler.core.report import Report
 from bundler.errors import Finding, SealiftError
+
+__all__ = ["COLUMNS", "Output", "coloured", "json_option", "print_error", "print_findings", "printable"]
 
 SHOWN_PER_KIND = 10
 """Findings of one kind printed in full; the rest is counted (all are in `--json`)."""
@@ -36,32 +45,78 @@ def coloured(stream: Any = None) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def verdict_style(verdict: str) -> dict[str, Any]:
+    """How the line of a verdict looks in every verb: green passed, yellow incomplete, red anything else."""
+    return {"fg": {"passed": "green", "incomplete": "yellow"}.get(verdict, "red"), "bold": True}
+
+
 @dataclass(frozen=True)
 class Output:
     """Where a verb's outcome goes: one JSON object, or lines for people."""
 
     as_json: bool
 
-    def say(self, text: str = "") -> None:
-        """One line for a person, on stderr; nothing with `--json`."""
-        if not self.as_json:
-            # In one pipe the two streams must not overtake each other.
-            sys.stdout.flush()
-            click.echo(text, err=True, color=coloured())
+    def say(self, text: str = "", *, mark: str = "", **style: Any) -> None:
+        """One line for a person, on stderr; nothing with `--json`.
 
-    def data(self, text: str) -> None:
+        `style` is that of `click.style`; with `mark` only this text before the line has it.
+        """
+        if not self.as_json:
+            talk(text, mark=mark, **style)
+
+    def data(self, text: str = "", **style: Any) -> None:
         """A line of the verb's own result, on stdout; nothing with `--json`."""
         if not self.as_json:
-            click.echo(text, color=coloured(sys.stdout))
+            _write(_styled(for_people(text), style, sys.stdout), sys.stdout)
+
+    def verdict(self, text: str, verdict: str) -> None:
+        """The last line of a verb, coloured by `verdict` (`passed`, `incomplete` or `failed`)."""
+        self.data(text, **verdict_style(verdict))
+
+    def lines(self, text: str) -> None:
+        """Text of several lines that must stay as it is (scripts, keys, templates), on stdout."""
+        if not self.as_json:
+            _write("\n".join(map(printable, text.split("\n"))), sys.stdout)
+
+    def command(self, words: list[str], *, err: bool = True) -> None:
+        """The next command to paste: its digests stay in one piece."""
+        if not self.as_json:
+            _write(f"next: {printable(shlex.join(words))}", sys.stderr if err else sys.stdout)
 
     def emit(self, report: Report) -> int:
         """Print the report (findings for people, everything as JSON) and give back its exit code."""
         if self.as_json:
             # ASCII alone: readable in every locale, and for names that are not even UTF-8.
-            click.echo(json.dumps(report.to_json(), indent=1, sort_keys=True))
+            _write(json.dumps(report.to_json(), indent=1, sort_keys=True), sys.stdout)
         else:
             print_findings(report.findings)
         return int(report.exit_code)
+
+
+def talk(text: str = "", *, mark: str = "", **style: Any) -> None:
+    """One line on stderr."""
+    shown = for_people(text)
+    if mark:
+        shown = f"{_styled(printable(mark), style, sys.stderr)} {shown}"
+    _write(shown if mark else _styled(shown, style, sys.stderr), sys.stderr)
+
+
+def print_traceback() -> None:
+    """The traceback of a fault of ours, on stderr; what it quotes is made printable too."""
+    for line in traceback.format_exc().rstrip().split("\n"):
+        _write(printable(line), sys.stderr)
+
+
+def _styled(text: str, style: dict[str, Any], stream: Any) -> str:
+    return click.style(text, **style) if style and coloured(stream) else text
+
+
+def _write(text: str, stream: Any) -> None:
+    """The only line of `cli` that writes to a terminal."""
+    if stream is sys.stderr:
+        # In one pipe the two streams must not overtake each other.
+        sys.stdout.flush()
+    click.echo(text, file=stream, color=True)
 
 
 def print_error(error: SealiftError) -> None:
@@ -76,23 +131,19 @@ def print_findings(findings: tuple[Finding, ...]) -> None:
         kinds.setdefault(finding.reference, []).append(finding)
     for same in kinds.values():
         for finding in same[:SHOWN_PER_KIND]:
-            click.echo(render(finding), err=True, color=coloured())
+            _write(render(finding), sys.stderr)
         if len(same) > SHOWN_PER_KIND:
             rest = len(same) - SHOWN_PER_KIND
-            click.echo(f"  … and {rest} more of {same[0].reference}; `--json` lists all", err=True)
+            talk(f"  … and {rest} more of {same[0].reference}; `--json` lists all")
 
 
 def render(finding: Finding) -> str:
     """`error: reference: what`, then where, expected, found and hint, each on its line when present."""
-    label = click.style(f"{finding.severity}:", fg=_COLOURS.get(finding.severity), bold=True)
-    lines = [f"{label} {finding.reference}: {printable(finding.what)}"]
+    style = {"fg": _COLOURS.get(finding.severity, "red"), "bold": True}
+    label = _styled(printable(f"{finding.severity}:"), style, sys.stderr)
+    lines = [f"{label} {for_people(f'{finding.reference}: {finding.what}')}"]
     for name in ("where", "expected", "found", "hint"):
-        text = printable(getattr(finding, name))
+        text = getattr(finding, name)
         if text:
-            lines.append(f"  {name + ':':<9} {text}")
+            lines.append(for_people(f"  {name + ':':<9} {text}", indent=12))
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """`text` without characters that could drive a terminal: hostile names are shown escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
+from bundler.cli.output import printable, talk
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.units import format_bytes, format_seconds
 
@@ -47,7 +48,7 @@ class BarProgress:
 
         self.finish()
         self._bar = tqdm(
-            desc=what,
+            desc=printable(what),
             total=total,
             unit="B",
             unit_scale=True,
@@ -64,13 +65,13 @@ class BarProgress:
     def item(self, name: str) -> None:
         """Show the file's own name behind the bar."""
         if self._bar is not None:
-            self._bar.set_postfix_str(name.rsplit("/", 1)[-1][-40:], refresh=False)
+            self._bar.set_postfix_str(printable(name.rsplit("/", 1)[-1])[-40:], refresh=False)
 
     def note(self, text: str) -> None:
         """A line above the bar."""
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(printable(text), file=sys.stderr)
 
     def finish(self) -> None:
         """Close the bar."""
@@ -108,7 +109,7 @@ class LineProgress:
         share = 100 * self._done // self._total if self._total else 100
         line = f"{self._what}: {share} % of {format_bytes(self._total)}"
         line += f", {format_bytes(int(rate))}/s, {left} left"
-        print(f"{line}, at {self._item}" if self._item else line, file=sys.stderr, flush=True)
+        talk(f"{line}, at {self._item}" if self._item else line)
 
     def item(self, name: str) -> None:
         """Remember the file for the next line."""
@@ -116,7 +117,7 @@ class LineProgress:
 
     def note(self, text: str) -> None:
         """A line at once."""
-        print(text, file=sys.stderr, flush=True)
+        talk(text)
 
     def finish(self) -> None:
         """One last line with the mean rate."""
@@ -125,5 +126,5 @@ class LineProgress:
             if self._what and self._done:
                 rate = format_bytes(int(self._done / seconds))
                 text = f"{self._what}: {format_bytes(self._done)} in {format_seconds(seconds)} ({rate}/s)"
-                print(text, file=sys.stderr, flush=True)
+                talk(text)
             self._what = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,14 +82,14 @@ def _tell(output: Output, result: VerificationResult) -> None:
     if data["manifest"] is not None:
         manifest = data["manifest"]
         title = f"{manifest['name'] or 'bundle'}, channel {manifest['channel']}, serial {manifest['serial']}"
-        output.say(click.style(printable(title), bold=True))
+        output.say(title, bold=True)
         output.say(f"manifest sha256:{manifest['sha256']}")
     output.say(f"policy   sha256:{data['policy']['sha256']}")
     output.say()
     for outcome in result.outcomes:
         mark, colour = _MARKS[outcome.status]
         text = f"{outcome.number:>2} {outcome.name}"
-        output.say(f"{click.style(mark, fg=colour)} {text}: {printable(outcome.detail or outcome.status)}")
+        output.say(f"{text}: {outcome.detail or outcome.status}", mark=mark, fg=colour)
     output.say()
 
 
@@ -101,20 +100,20 @@ def _conclude(output: Output, result: VerificationResult, bundle: Path, level: s
         _tell_signers(output, result.verified.trust)
     _tell_read(output, result)
     if report.verdict == "passed":
-        output.data(click.style(_VERDICTS[level], fg="green", bold=True))
+        output.verdict(_VERDICTS[level], "passed")
         if level != "full":
             words = ["sealift", "verify", str(bundle), *trust, "--level", "full"]
-            output.data(f"next: {printable(shlex.join(words))}")
+            output.command(words, err=False)
         return
     failed = [outcome for outcome in result.outcomes if outcome.status in ("failed", "incomplete")]
     where = ", ".join(f"step {outcome.number} ({outcome.name})" for outcome in failed)
     word = "INCOMPLETE" if report.verdict == "incomplete" else "REFUSED"
-    output.data(click.style(f"{word}: {where}. Do not install or launch this bundle.", fg="red", bold=True))
+    output.verdict(f"{word}: {where}. Do not install or launch this bundle.", report.verdict)
 
 
 def _tell_signers(output: Output, trust: TrustResult) -> None:
     for outcome in trust.requirements:
-        output.say(f"{click.style('✔', fg='green')} {_requirement(outcome)}")
+        output.say(_requirement(outcome), mark="✔", fg="green")
     output.say()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from bundler import __version__
 from bundler.core import strict_json
+from bundler.core.printable import for_people
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, Finding, InterruptedByUser, MalformedError, SealiftError
@@ -31,11 +32,20 @@ from bundler.verification import steps
 from bundler.verification.checks import Checks
 from bundler.verification.openssl import OpensslVerifier, from_pem
 from bundler.verification.report_data import facts
+from bundler.verification.standard_streams import forgive, refusal
 from bundler.verification.steps import Checked, Step, StepOutcome
 
 VERB = "verify.pyz"
 _NOT_HERE = "verify.pyz does not do this; `sealift verify` does"
 _MARKS = {"passed": "ok  ", "failed": "FAIL", "incomplete": "part"}
+
+
+def run() -> int:
+    """The program `verify.pyz`: as `main`, and what a full disk or a reader that left does to its output."""
+    forgive()
+    code = main()
+    # A verdict keeps its code when nobody can read it; a success that was not told is none.
+    return code or (int(ExitCode.MACHINE) if refusal(sys.stdout) else code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -165,7 +175,7 @@ def _tell(report: Report, outcomes: Sequence[StepOutcome]) -> None:
     if "bytesRead" in report.data:
         lines.append(f"read {format_bytes(report.data['bytesRead'])}")
     lines.append(_verdict(report))
-    sys.stdout.write("\n".join(map(_printable, lines)) + "\n")
+    sys.stdout.write("\n".join(map(for_people, lines)) + "\n")
 
 
 def _verdict(report: Report) -> str:
@@ -176,10 +186,5 @@ def _verdict(report: Report) -> str:
 
 def _finding_lines(finding: Finding) -> list[str]:
     lines = [f"{finding.severity}: {finding.reference}: {finding.what}"]
-    named = (("where", finding.where), ("expected", finding.expected), ("found", finding.found))
+    named = [(name, getattr(finding, name)) for name in ("where", "expected", "found", "hint")]
     return lines + [f"  {name + ':':<9} {text}" for name, text in named if text]
-
-
-def _printable(text: str) -> str:
-    """`text` without characters that could drive a terminal, in any locale."""
-    return "".join(c if c.isprintable() and c.isascii() else ascii(c)[1:-1] for c in text)

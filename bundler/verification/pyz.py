@@ -17,9 +17,14 @@ ENTRY = "bundler.verification.portable"
 SHEBANG = b"#!/usr/bin/env python3\n"
 MAIN = f'''"""Verify a sealift bundle: python3 -I verify.pyz BUNDLE --policy policy.json"""
 
-from {ENTRY} import main
+try:
+    from {ENTRY} import run
 
-raise SystemExit(main())
+    code = run()
+except KeyboardInterrupt:
+    code = 130
+
+raise SystemExit(code)
 '''
 
 

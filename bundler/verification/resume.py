@@ -33,6 +33,8 @@ class ResumeJournal:
     def __init__(self, descriptor: int, known: dict[Range, list[int]]) -> None:
         self._descriptor, self._known = descriptor, known
         self._guard = threading.Lock()
+        self.dropped = ""
+        """Why nothing more is recorded, in words; empty while all is well."""
 
     def trusts(self, unit: Unit) -> bool:
         """Whether an earlier run verified this very range of a file with this very stamp."""
@@ -40,13 +42,22 @@ class ResumeJournal:
 
     def record(self, unit: Unit) -> None:
         """Append one verified range; safe from several threads and against being killed between two lines."""
-        line = json.dumps([*_range(unit), unit.stamp.to_json()]) + "\n"
+        line = (json.dumps([*_range(unit), unit.stamp.to_json()]) + "\n").encode()
         with self._guard:
-            os.write(self._descriptor, line.encode())
+            if not self.dropped:
+                self.dropped = _refusal(self._descriptor, line)
 
     def close(self) -> None:
         """Give the file back."""
         os.close(self._descriptor)
+
+
+def _refusal(descriptor: int, line: bytes) -> str:
+    """Append `line`; why that failed, in words. A torn line is harmless: reading ends before it."""
+    try:
+        return "" if os.write(descriptor, line) == len(line) else "the disk is full"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def journal_path(folder: Path, manifest_sha256: str) -> Path:

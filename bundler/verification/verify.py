@@ -167,7 +167,7 @@ class _Verification:
             Step(5, self.check_requirements),
             Step(6, shared.check_tree),
             Step(7, self.check_contents),
-            Step(8, shared.check_bytes),
+            Step(8, self.check_bytes),
             Step(9, self.check_rules),
             Step(10, self.remember),
         )
@@ -212,6 +212,13 @@ class _Verification:
         if any(finding.is_error for finding in findings):
             findings += rule_findings(policy.rules, manifest, self.formats)
         return replace(contents.checked, findings=tuple(findings))
+
+    def check_bytes(self) -> Checked:
+        """Step 8, and a note when this run cannot be resumed because its journal could not be written."""
+        checked = self.checks.check_bytes()
+        if self.journal is None or not self.journal.dropped:
+            return checked
+        return replace(checked, findings=(*checked.findings, _journal_dropped(self.journal)))
 
     def check_rules(self) -> Checked:
         """Step 9: licence, format, engine floor and expiry."""
@@ -303,6 +310,16 @@ def _suspects(manifest: Manifest, findings: Sequence[Finding]) -> set[str]:
     """The listed files that errors of the content check are about."""
     places = [finding.where for finding in findings if finding.is_error]
     return {entry.path for entry in manifest.files if any(place.startswith(entry.path) for place in places)}
+
+
+def _journal_dropped(journal: ResumeJournal) -> Finding:
+    return Finding(
+        "journal-dropped",
+        "the journal could not be written: an interrupted run would begin again; the verdict is not affected",
+        found=journal.dropped,
+        hint="free space where the state is stored, or choose another folder with --state",
+        severity="note",
+    )
 
 
 def _not_remembered(path: Path, error: OSError) -> MachineError:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bundler.cli.app import run
+from bundler.core.printable import groups
 from bundler.trust.dsse import parse_bundle, pre_authentication_encoding
 from bundler.trust.keys import generate
 from bundler.trust.perimeter.first_policy import Holder, compose_policy
@@ -86,7 +87,7 @@ def test_whoever_is_to_sign_reads_digest_serial_channel_and_what_is_said(office:
     for line in (
         "channel   test/stable",
         "serial    7",
-        f"manifest  sha256:{digest}",
+        f"manifest  sha256:{groups(digest)}",
         'says      verdict: "approved"',
         'says      validUntil: "2027-03-31T00:00:00Z"',
         "cosign attest-blob --key KEY --statement statement.json",
