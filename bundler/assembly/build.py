@@ -6,7 +6,10 @@ very last act, so nothing that failed looks like a bundle. Running it again cont
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +44,7 @@ from bundler.storage.disk_space import free_bytes
 from bundler.storage.payload import PayloadStore
 from bundler.verification.pyz import build_verify_pyz
 
+_DONE = ".done"
 JobMaker = Callable[[Lock], list[FetchJob]]
 
 
@@ -96,6 +100,8 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         return _already_there(request)
     work = building_folder(request.out)
     with PayloadStore(work / "bundle", work) as store:
+        if os.path.lexists(request.out):
+            return _sealed_meanwhile(request, work)
         jobs = request.jobs(request.lock)
         planned = {job.path for job in jobs}
         _drop_what_no_lock_asks_for(store, planned)
@@ -113,8 +119,10 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
             raise SealiftError.of(errors)
         contents = replace(contents, signatures=signatures.standings)
         manifest = _seal(request, store, contents, planned)
-    rename_directory(work / "bundle", request.out)
-    _remove_work(work)
+        # Both under the store's guard: another build of this output must find the old name or the new one.
+        rename_directory(work / "bundle", request.out)
+        done = _put_aside(work)
+    shutil.rmtree(done, ignore_errors=True)
     return replace(_result(request.out, manifest, tuple(findings)), fetched=fetched, reused=reused.bytes)
 
 
@@ -298,6 +306,22 @@ def _seal(request: BuildRequest, store: PayloadStore, contents: Contents, planne
     )
 
 
+def _sealed_meanwhile(request: BuildRequest, work: Path) -> BuildResult:
+    """What another process built while this one waited for the working folder; the new empty one goes."""
+    done = _put_aside(work)
+    shutil.rmtree(done, ignore_errors=True)
+    return _already_there(request)
+
+
+def _put_aside(work: Path) -> Path:
+    """The working folder under a name nobody asks for: it is of no more use, and its name is free at once."""
+    done = work.with_name(f"{work.name}.{secrets.token_hex(8)}{_DONE}")
+    work.rename(done)
+    return done
+
+
 def _remove_work(work: Path) -> None:
-    """The working folder once it is of no more use: journal, guard and empty folders."""
-    shutil.rmtree(work, ignore_errors=not work.exists())
+    """Remove what a build that was killed after its last act left: journal, guard and empty folders."""
+    left = [work, *work.parent.glob(f"{glob.escape(work.name)}.*{_DONE}")]
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -82,9 +82,17 @@ class PayloadStore:
         self._kept: dict[str, _Kept] = {}
 
     def __enter__(self) -> Self:
+        # The process before may have renamed its working folder away while we waited at the guard in it.
+        while not self._entered():
+            continue
+        return self
+
+    def _entered(self) -> bool:
         with machine_faults(self.work), ExitStack() as opening:
             self._work = _opened(opening, self.work)
             opening.enter_context(_guard(self.work))
+            if not _is_at(self._work, self.work):
+                return False
             self._root = _opened(opening, self.root)
             self._partial = _opened(opening, self.work / "partial")
             self._check_one_file_system()
@@ -93,7 +101,7 @@ class PayloadStore:
             self.pool = opening.enter_context(hashing_pool())
             self._replay()
             self._open = opening.pop_all()
-        return self
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -499,10 +507,19 @@ def _opened(stack: ExitStack, folder: Path) -> int:
     return descriptor
 
 
+def _is_at(descriptor: int, folder: Path) -> bool:
+    """Whether `folder` still names the folder that `descriptor` holds."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.lstat())
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def _guard(work: Path) -> Iterator[None]:
     """The exclusive right to build in `work`; the kernel gives it back however this process ends."""
     path = work / "guard"
+    work.mkdir(parents=True, exist_ok=True)  # renamed away a moment ago: `_entered` notices and begins again
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         try:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import pytest
 from bundler.assembly.build import BuildRequest, BuildResult, build, building_folder
 from bundler.assembly.fetch_jobs import all_jobs
 from bundler.assembly.locking import make_lock
+from bundler.cli.app import run as command_line
 from bundler.core.manifest import Manifest
 from bundler.core.progress import SilentProgress
 from bundler.core.specs.lock import Lock
@@ -18,7 +25,7 @@ from bundler.core.specs.spec_text import parse_spec
 from bundler.demo.hub import LoopbackHub, Repository
 from bundler.demo.serving import Answer, Request
 from bundler.demo.tiny_gguf import write_gguf
-from bundler.errors import IntegrityError, PolicyError, UsageError
+from bundler.errors import IntegrityError, MachineError, PolicyError, UsageError
 
 SPEC = """apiVersion: sealift/v1
 name: small
@@ -206,3 +213,98 @@ def test_the_next_serial_fetches_only_what_is_new(folder: Path, monkeypatch: pyt
     assert CountingHub.sent == second.fetched == len(new) == 49_000
     assert second.reused == first.fetched > 9_000_000
     assert (folder / "two/payload/records/lock.json").is_file()
+
+
+def process(folder: Path, hub: str) -> subprocess.Popen[str]:
+    """`sealift build` of the one spec in `folder`, as a process of its own."""
+    words = [sys.executable, "-m", "bundler", "build", "spec.yaml", "-o", "bundle", "--no-progress"]
+    environment = {**os.environ, "HF_ENDPOINT": hub, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(
+        words, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+class HoldingHub(LoopbackHub):
+    """A Hub that answers for a file only when it is let go."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def resolve(self, request: Request, repository: Repository, path: str) -> Answer:
+        if request.method == "GET" and path.endswith(".gguf"):
+            self.asked.set()
+            self.go.wait(60)
+        return super().resolve(request, repository, path)
+
+
+@pytest.fixture
+def locked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, HoldingHub]]:
+    """A locked spec with a model on a Hub that can be held."""
+    repository = folder / "hub" / "demo" / "tiny"
+    repository.mkdir(parents=True)
+    write_gguf(repository)
+    with HoldingHub(folder / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        (folder / "spec.yaml").write_text(MODEL_SPEC.replace("bf16", "gguf").format(serial=1))
+        hub.go.set()
+        assert command_line(["lock", str(folder / "spec.yaml")]) == 0
+        hub.go.clear()
+        hub.asked.clear()
+        yield folder, hub
+        hub.go.set()
+
+
+def test_a_second_build_of_one_output_is_refused_with_the_first_named(
+    locked: tuple[Path, HoldingHub],
+) -> None:
+    folder, hub = locked
+    first = process(folder, hub.url)
+    assert hub.asked.wait(60)
+    second = process(folder, hub.url)
+    said = second.communicate(timeout=60)[1]
+    hub.go.set()
+    assert first.communicate(timeout=60)
+    assert (first.returncode, second.returncode) == (0, 4), said
+    assert "busy" in said
+    assert f"process {first.pid}" in said
+    assert sorted(path.name for path in folder.iterdir() if "bundle" in path.name) == ["bundle"]
+
+
+def test_a_killed_build_continues_and_leaves_nothing(locked: tuple[Path, HoldingHub]) -> None:
+    folder, hub = locked
+    first = process(folder, hub.url)
+    assert hub.asked.wait(60)
+    first.kill()
+    first.communicate(timeout=60)
+    assert not (folder / "bundle").exists()
+    hub.go.set()
+    again = process(folder, hub.url)
+    assert again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert sorted(path.name for path in folder.iterdir() if "bundle" in path.name) == ["bundle"]
+
+
+def test_many_builds_at_once_make_one_bundle(folder: Path) -> None:
+    asked = request(folder)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        outcomes = list(pool.map(lambda _: outcome(asked), range(24)))
+    assert set(outcomes) <= {"sealed", "already sealed", "busy"}
+    assert outcomes.count("sealed") == 1
+    assert sorted(path.name for path in folder.iterdir() if "bundle" in path.name) == ["bundle"]
+    assert run(asked).already_sealed
+
+
+def outcome(asked: BuildRequest) -> str:
+    try:
+        return "already sealed" if run(asked).already_sealed else "sealed"
+    except MachineError as error:
+        return error.reference
+
+
+def test_what_a_build_killed_at_its_very_end_left_is_removed(folder: Path) -> None:
+    asked = request(folder)
+    run(asked)
+    (folder / "bundle.building.0123456789abcdef.done").mkdir()
+    assert run(asked).already_sealed
+    assert sorted(path.name for path in folder.iterdir() if "bundle" in path.name) == ["bundle"]
