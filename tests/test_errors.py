@@ -13,7 +13,7 @@ from bundler.errors import MAX_TEXT, Finding, MalformedError
 @pytest.mark.parametrize("part", ["what", "where", "expected", "found", "hint"])
 def test_a_part_that_nobody_would_read_is_cut_and_says_how_long_it_was(part: str) -> None:
     said: dict[str, Any] = {part: "a" * 50_000}
-    finding = replace(Finding("bad-state", "the state does not have its form"), **said)
+    finding = replace(Finding("bad-state", "the state is not valid"), **said)
     told = finding.to_json()[part]
     assert len(told) == MAX_TEXT
     assert told.endswith("a... (50000 letters)")

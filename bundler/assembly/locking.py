@@ -75,7 +75,7 @@ class Change:
     now: str
 
     def finding(self) -> Finding:
-        """The change as a finding. Nothing is wrong with the lock: somebody has to decide (exit 12)."""
+        """The change as a finding. Nothing is wrong with the lock: someone has to decide (exit 12)."""
         return Finding(
             reference="upstream-moved",
             what="locking again would pin something else",
@@ -98,7 +98,7 @@ def make_lock(
 ) -> Lock:
     """`spec` with every name pinned. The same answers from upstream give the same lock, byte for byte.
 
-    `base` is the folder that local paths are relative to; `say` is told what is being pinned. Nothing is
+    `base` is the folder that local paths are relative to; `say` gets what is being pinned. Nothing is
     written. Raises a SealiftError with the findings of all items that cannot be pinned, of the class of the
     first; MalformedError (`model-file`, `duplicate-path`, `path-collision`, `conflicting-files`);
     AuthenticityError (`upstream-signature`) and PolicyError (`upstream-signature-missing`).
@@ -244,7 +244,7 @@ def _bad_model_file(profile: LaunchSpec, paths: Sequence[str]) -> Finding:
 
 
 def _refuse_conflicts(lock: Lock) -> None:
-    """Raises MalformedError when two different files would lie in one place on some file system."""
+    """Raises MalformedError when two different files would be in one place on some file system."""
     sizes: dict[str, int] = {}
     findings = []
     for file in pinned_files(lock):
@@ -305,7 +305,7 @@ def _between(
         if name not in after or name not in before:
             changes.append(_change(where, *(("here", "gone") if name in before else ("nothing", "new"))))
         elif before[name] != after[name]:
-            # An item can differ in what no comparison names (a licence, a flag): it is told all the same.
+            # An item can differ in what no comparison names (a licence, a flag): it is reported all the same.
             found = compare(where, before[name], after[name])
             changes += found or [_change(where, "its members", "others; `sealift diff` shows them")]
     return changes

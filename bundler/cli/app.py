@@ -28,7 +28,7 @@ VERBS = {
     "plan": "Say what would be fetched, whether it fits disks and GPUs",
     "build": "Fetch what the lock pins and seal it as a bundle",
     "sign": "Sign a sealed bundle with a key",
-    "attest": "Write, sign and take in what people say about a bundle",
+    "attest": "Create, sign, import and list attestations",
     "inspect": "Show what a bundle holds and where it came from",
     "diff": "Compare two bundles, locks or manifests",
     "verify": "Check a bundle against the trust policy, offline",

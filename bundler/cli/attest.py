@@ -1,4 +1,4 @@
-"""`sealift attest`: what people say about a bundle: write it, sign it, take it in, list it."""
+"""`sealift attest`: attestations about a bundle: create, sign, import and list them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def command() -> None:
     """Statements of people about a bundle: legal opinion, risk acceptance, approval and others.
 
-    `new` writes the exact statement, `sign` signs it with a key of yours, `import` takes in what another
+    `new` writes the exact statement, `sign` signs it with a key of yours, `import` imports what another
     program signed (cosign with any KMS, openssl), `list` shows what a bundle has.
     """
 
@@ -87,7 +87,7 @@ def new(
     signed_bytes: Path | None,
     as_json: bool,
 ) -> int:
-    """Write the exact statement about BUNDLE that somebody is to sign.
+    """Write the exact statement about BUNDLE that someone is to sign.
 
     Example: sealift attest new kimi-k2-17 --type legal-opinion --predicate opinion.yaml -o statement.json
     """
@@ -225,7 +225,7 @@ def import_(
     """Check what another program signed about BUNDLE, and take it in.
 
     FILE must hold exactly one signature over an in-toto statement v1 about this manifest, by the given key
-    or by somebody the policy names. Unsigned members are set to the strict form; a refusal writes nothing.
+    or by someone the policy names. Unsigned members are set to the strict form; a refusal writes nothing.
 
     Example: sealift attest import kimi-k2-17 legal.sigstore.json --public-key legal.pub
     """

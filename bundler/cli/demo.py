@@ -14,7 +14,7 @@ from bundler.errors import UsageError
 WILL = """This makes a tiny Kimi-shaped model, serves it from a Hub and a registry of its own on the loopback
 interface, takes a real engine (llama.cpp, about 35 MB) and sealift's own requirements (about 60 MB) from your
 package index, builds and signs a bundle, and then, with the network cut, verifies it, shows what one flipped
-bit does, installs the engine and asks the server a question. Everything lies in {folder}."""
+bit does, installs the engine and asks the server a question. Everything is in {folder}."""
 
 
 @click.command()

@@ -43,7 +43,7 @@ class Check:
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
-    help="Folder bundles will lie in.",
+    help="Folder bundles will be stored in.",
 )
 @json_option
 def command(side: str, folder: Path, as_json: bool) -> int:

@@ -185,7 +185,7 @@ def show_chain(
         # The record is whatever the bundle brought: only `sealift verify` says whose it is.
         raise MalformedError(
             "bad-lock",
-            "the lock in the bundle does not have its form",
+            "the lock in the bundle is not valid",
             where=layout.LOCK_RECORD,
             found=repr(error),
         ) from error

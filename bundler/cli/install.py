@@ -112,7 +112,7 @@ def _refuse_early(
     python: str | None,
     images_to: str | None,
 ) -> None:
-    """What can be told before a terabyte is read. A bundle that nobody signed is left to the verifier."""
+    """What can be said before a terabyte is read. A bundle that nobody signed is left to the verifier."""
     if images_to is not None:
         from bundler.install.images import check_target
 

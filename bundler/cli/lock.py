@@ -39,7 +39,7 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     come from the environment (HF_TOKEN) or the Hub client's token file.
 
     With --check the exit code is 0 when upstream still answers as locked, and 12 when it does not: nothing is
-    wrong with the lock then, but somebody has to decide whether to take what is there now.
+    wrong with the lock then, but someone has to decide whether to take what is there now.
     """
     from bundler.assembly.locking import make_lock, spec_warnings
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec

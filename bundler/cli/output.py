@@ -35,7 +35,7 @@ def json_option(command: Command) -> Command:
 
 
 def wants_json(arguments: list[str]) -> bool:
-    """Whether `--json` stands among the arguments, known before they are parsed."""
+    """Whether `--json` is among the arguments, known before they are parsed."""
     return "--json" in arguments
 
 

@@ -47,7 +47,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option(
     "--save-trusted-root",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="For --keyless: write the Sigstore root that the policy must pin, to lie beside it.",
+    help="For --keyless: write the Sigstore root that the policy must pin, to be stored beside it.",
 )
 @click.option(
     "--statement",

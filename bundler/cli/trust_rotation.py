@@ -204,7 +204,7 @@ def _keyless(policy: TrustPolicy, trusted_root: Path) -> Any:
 
 
 def _read_approvals(folder: Path) -> dict[str, bytes]:
-    """The approvals in a folder by name; other files may lie beside them, and are not read."""
+    """The approvals in a folder by name; other files may be beside them, and are not read."""
     from bundler.core.strict_json import ATTESTATION_LIMIT
     from bundler.trust.dsse import FILE_SUFFIX
 

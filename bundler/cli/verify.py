@@ -138,7 +138,7 @@ def _tell_read(output: Output, result: VerificationResult) -> None:
         trusted = format_bytes(data["bytesTrustedFromEarlierRun"])
         read += f"; {trusted} not read again, trusted from the interrupted run"
     output.say(read)
-    # Steps that did not run stand in the list above already.
+    # Steps that did not run are in the list above already.
     ran = (outcome for outcome in result.outcomes if outcome.status != NOT_RUN)
     for text in all_not_checked(ran)[:SHOWN_NOT_CHECKED]:
         output.say(f"not checked: {printable(text)}")

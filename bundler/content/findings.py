@@ -1,4 +1,4 @@
-"""Findings about model files that do not have their form: one shape for all readers of this room."""
+"""Findings about model files that are not valid: one shape for all readers of this room."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ GgufValue = int | float | bool | str | GgufArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufHeader:
-    """A header that obeys every rule; `data_start` is where the first tensor lies in the file."""
+    """A header that obeys every rule; `data_start` is where the first tensor is in the file."""
 
     version: int
     metadata: Mapping[str, GgufValue]

@@ -244,7 +244,7 @@ def _code_findings(folder: Path, files: Sequence[str], documents: Mapping[str, A
         try:
             source = read_small(folder / path, limit=SOURCE_LIMIT, where=path)
         except SealiftError as error:
-            # Missing and special files are told by the search for unsafe files.
+            # Missing and special files are reported by the search for unsafe files.
             yield from (finding for finding in error.findings if finding.reference == "too-large")
             continue
         yield from remote_code.import_findings(path, source, files)

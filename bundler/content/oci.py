@@ -289,9 +289,9 @@ def layer_findings(image: ImageManifest, *, where: str) -> list[Finding]:
 def check_layout(folder: Path) -> list[Finding]:
     """Every fault of the OCI layout in `folder`; empty when it is whole.
 
-    Whole means: `oci-layout` and `index.json` have their form, every descriptor reachable from the index has
+    Whole means: `oci-layout` and `index.json` are valid, every descriptor reachable from the index has
     its blob with exactly that size, manifests and configs hash to their digests, media types are known,
-    image configs fit their layers, nothing else lies there, and nothing is a link. Layer bytes are *not*
+    image configs fit their layers, nothing else is there, and nothing is a link. Layer bytes are *not*
     hashed here: the manifest of the bundle covers them.
     """
     if not _is_folder(folder):
@@ -317,7 +317,7 @@ def _walk(folder: Path) -> tuple[dict[str, int], list[Finding]]:
             elif stat.S_ISREG(mode):
                 files[path] = entry.stat(follow_symlinks=False).st_size
             else:
-                findings.append(_finding("oci-link", "a link or special file lies in the layout", path))
+                findings.append(_finding("oci-link", "a link or special file is in the layout", path))
     return files, findings
 
 
@@ -430,7 +430,7 @@ class _LayoutCheck:
     def _check_extra(self) -> None:
         wanted = {"oci-layout", "index.json"} | {f"blobs/sha256/{d.partition(':')[2]}" for d, _ in self.seen}
         for path in sorted(self.tree.keys() - wanted):
-            reference, what = "oci-extra-file", "a file lies in the layout that does not belong there"
+            reference, what = "oci-extra-file", "a file is in the layout that does not belong there"
             if path.startswith("blobs/"):
                 reference, what = "oci-blob-unreferenced", "a blob belongs to no image of the layout"
             self._add(reference, what, path, "only what index.json leads to", f"{self.tree[path]} bytes")
@@ -543,7 +543,7 @@ def _foreign(layer: Descriptor, where: str) -> PolicyError:
 def _bad(where: str, member: str, expected: str, found: object) -> MalformedError:
     return MalformedError(
         "bad-manifest-blob",
-        "an image manifest does not have its form",
+        "an image manifest is not valid",
         where=f"{where}: {member}",
         expected=expected,
         found=repr(found)[:200],
@@ -553,7 +553,7 @@ def _bad(where: str, member: str, expected: str, found: object) -> MalformedErro
 def _bad_config(where: str, expected: str, found: object) -> MalformedError:
     return MalformedError(
         "bad-image-config",
-        "an image config does not have its form",
+        "an image config is not valid",
         where=where,
         expected=expected,
         found=repr(found)[:200],

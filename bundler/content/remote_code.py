@@ -55,7 +55,7 @@ def executable_files(files: Sequence[str], documents: Mapping[str, Any]) -> tupl
 
 def code_findings(files: Sequence[str], documents: Mapping[str, Any]) -> list[Finding]:
     """Findings about `auto_map` and `custom_pipelines` in all `documents`: targets that are no listed file,
-    that lie in another repository, or that cannot be read.
+    that are in another repository, or that cannot be read.
     """
     listed = set(files)
     findings: list[Finding] = []

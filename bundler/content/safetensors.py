@@ -52,7 +52,7 @@ _FINDINGS_PER_FILE = 20
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: its values lie in bytes [start, end) of the data that follows the header."""
+    """One tensor: its values are in bytes [start, end) of the data that follows the header."""
 
     name: str
     dtype: str

@@ -39,7 +39,7 @@ _PYC = re.compile(rb"[\x00-\xff][\x0b-\x0f]\r\n", re.DOTALL)
 def unsafe_finding(folder: Path, path: str, *, waived: bool) -> Finding | None:
     """What is wrong with `path` below `folder`, if anything.
 
-    A waived pickle is told as a warning (`pickle-waived`); machine code cannot be waived.
+    A waived pickle is reported as a warning (`pickle-waived`); machine code cannot be waived.
     Raises IntegrityError when the file cannot be opened as a regular file.
     """
     with open_regular(folder / path, where=path) as fd:

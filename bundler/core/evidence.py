@@ -72,7 +72,7 @@ def rules_of(lock: Lock) -> tuple[LockedSignatureRule | LockedAttestationRule, .
 
 
 def trust_path(rule: LockedSignatureRule | LockedAttestationRule) -> str:
-    """Where the key or Sigstore root of a rule lies in the bundle."""
+    """Where the key or Sigstore root of a rule is in the bundle."""
     if isinstance(rule, LockedSignatureRule) and rule.key is not None:
         return f"{layout.EVIDENCE}/keys/{rule.key.sha256}.pub"
     return f"{layout.EVIDENCE}/sigstore/{trust_file(rule).sha256}.trusted_root.json"

@@ -46,7 +46,7 @@ def find_entry(manifest: Manifest, profile: str) -> LaunchEntry:
     """The launch entry named `profile`.
 
     Raises UsageError (`unknown-profile`) when the bundle has none of that name, and MalformedError
-    (`bad-launch-entry`) when the entry does not have its form.
+    (`bad-launch-entry`) when the entry is not valid.
     """
     named = launch_members_of(manifest)
     found = [item for item in named if item.get("profile") == profile]
@@ -159,7 +159,7 @@ def _variables(value: Mapping[str, Any], name: str, where: str) -> dict[str, str
 def _fault(where: str, name: str, expected: str, found: object) -> MalformedError:
     return MalformedError(
         "bad-launch-entry",
-        "a launch entry of the manifest does not have its form",
+        "a launch entry of the manifest is not valid",
         where=f"{where}: {name}",
         expected=expected,
         found=repr(found)[:160],

@@ -20,7 +20,7 @@ REQUIRED = frozenset({"type", "channel", "serial", "files"})
 OPTIONAL = frozenset({"name", "createdAt", "tool", "artifacts", "chunks", "lock", "launch", "critical"})
 UNDERSTOOD = REQUIRED | OPTIONAL
 MAX_FAULTS = 10_000
-"""Faulty entries that are told. A manifest with more was made to cost time and memory, not by mistake."""
+"""Faulty entries that are reported. A manifest with more was made to cost time and memory, not by mistake."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _parse_chunks(value: object, files: Sequence[FileEntry]) -> ChunkList | None
 def _fault(where: str, expected: str, found: object) -> MalformedError:
     return MalformedError(
         "bad-manifest",
-        "the manifest does not have its form",
+        "the manifest is not valid",
         where=where if where.startswith("manifest.json") else f"manifest.json: {where}",
         expected=expected,
         found=repr(found)[:200],

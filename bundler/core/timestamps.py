@@ -34,7 +34,7 @@ def parse_instant(text: object) -> int | None:
 
 
 def is_instant(seconds: int) -> bool:
-    """Whether `seconds` lie in the years 1 to 9999 UTC, which RFC 3339 can write."""
+    """Whether `seconds` are in the years 1 to 9999 UTC, which RFC 3339 can write."""
     return _FIRST <= seconds <= _LAST
 
 

@@ -162,7 +162,7 @@ class LoopbackHub(LoopbackServer):
         return sorted(path.relative_to(self.root).as_posix() for path in folders)
 
     def repository(self, repo: str) -> Repository | None:
-        """The repository as it lies on disk now; None when there is none of this name."""
+        """The repository as it is on disk now; None when there is none of this name."""
         parts = repo.split("/")
         folder = self.root.joinpath(*parts)
         if len(parts) != 2 or not all(map(_NAME.fullmatch, parts)) or not folder.is_dir():

@@ -44,7 +44,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 @dataclass(slots=True)
 class Repository:
-    """What one repository holds; blobs lie on disk and are shared by all repositories."""
+    """What one repository holds; blobs are on disk and are shared by all repositories."""
 
     tags: dict[str, str] = field(default_factory=dict)
     manifests: dict[str, str] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class LoopbackRegistry:
 
     @property
     def host(self) -> str:
-        """Host and port, as they stand in an image reference."""
+        """Host and port, as they are in an image reference."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     @property

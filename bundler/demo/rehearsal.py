@@ -128,7 +128,7 @@ class Rehearsal:
                 "the server did not answer",
                 where=str(self.folder / "server.log"),
                 found=done.stderr.strip().rsplit("\n", 1)[-1][:300],
-                hint="its own words stand in that log; `sealift demo` begins anew",
+                hint="its own words are in that log; `sealift demo` begins anew",
             )
         answer = json.loads(done.stdout.strip().rsplit("\n", 1)[-1])
         proves = answer_in_words(answer)

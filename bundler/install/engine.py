@@ -271,7 +271,7 @@ def building_place(to: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _parent_lock(parent: Path) -> Iterator[None]:
-    """Hold the folder's lock for a moment. Somebody else who keeps it does not stop us for ever."""
+    """Hold the folder's lock for a moment. Someone else who keeps it does not stop us for ever."""
     descriptor = os.open(parent, _FOLDER)
     try:
         for _ in range(LOCK_TRIES):
@@ -400,7 +400,7 @@ def _build(plan: _Plan, place: Path, uv: Path, python: host.HostPython) -> None:
         for item in sorted(plan.lock.files, key=lambda item: item.project)
     ]
     (private / "requirements.txt").write_text("".join(lines), "utf-8")
-    # The cache lies on the same file system, so that unpacked files are linked, not copied.
+    # The cache is on the same file system, so that unpacked files are linked, not copied.
     arguments = ["pip", "sync", "--python", str(place / "bin/python"), "--cache-dir", str(private / "cache")]
     arguments += ["--no-index", "--find-links", str((plan.bundle / layout.WHEELS).absolute())]
     arguments += ["--require-hashes", "--only-binary", ":all:", "--link-mode", "hardlink"]

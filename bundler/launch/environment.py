@@ -55,7 +55,7 @@ FIXED: Mapping[str, str] = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
     "DO_NOT_TRACK": "1",
-    # No child imports from the folder it stands in (Python 3.11 and later).
+    # No child imports from the folder it is in (Python 3.11 and later).
     "PYTHONSAFEPATH": "1",
     # An empty list of hosts to reach through a proxy: no library looks for one elsewhere.
     "NO_PROXY": "*",

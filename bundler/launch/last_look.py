@@ -1,7 +1,7 @@
 """The last look before a server starts: the bundle is still the one that was verified.
 
-Between the last byte read and this look somebody may have exchanged a file; between this look and the
-engine's own reading somebody still may, if the bundle lies where it can be written. The first is refused
+Between the last byte read and this look someone may have exchanged a file; between this look and the
+engine's own reading someone still may, if the bundle lies where it can be written. The first is refused
 here, the second is said.
 """
 
@@ -35,6 +35,6 @@ def writable_note(verified: VerifiedBundle) -> str:
     if os.statvfs(verified.root).f_flag & os.ST_RDONLY:
         return ""
     return (
-        "the bundle lies on a file system that can be written: whoever may write there can exchange files "
+        "the bundle is on a file system that can be written: whoever may write there can exchange files "
         "after this verification; mount it read-only (mount -o remount,ro)"
     )

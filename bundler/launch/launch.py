@@ -152,7 +152,7 @@ def plan_launch(root: Path, manifest: Manifest, request: LaunchRequest) -> Launc
 def check_ground(manifest: Manifest, request: LaunchRequest) -> tuple[LaunchEntry, EngineTable, Path, Path]:
     """What manifest and machine alone decide: profile, its flag table, the engine's Python, the work folder.
 
-    Reads nothing of the payload, so a wrong name is told before a terabyte is hashed. Raises what
+    Reads nothing of the payload, so a wrong name is reported before a terabyte is hashed. Raises what
     `plan_launch` raises for these.
     """
     entry = _with_address(find_entry(manifest, request.profile), request)

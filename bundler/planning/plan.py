@@ -82,7 +82,7 @@ def plan_lock(
     """The plan to build `lock` into `out`. Nothing is written.
 
     `overhead` is bytes beside weights and KV cache, on each GPU or in main memory. Model configurations are
-    read from the unfinished or finished bundle when they lie there, else from the Hub; without a network the
+    read from the unfinished or finished bundle when they are there, else from the Hub; without a network the
     plan says what is not known. Raises IntegrityError when the Hub no longer has what is locked.
     """
     fetch = plan_fetch(lock, out)

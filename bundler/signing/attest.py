@@ -1,4 +1,4 @@
-"""Attest: what people say about a sealed bundle, written for them to sign and taken in when they have."""
+"""Attest: what people say about a sealed bundle, written for them to sign and imported when they have."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def read_predicate(data: bytes, *, where: str) -> dict[str, Any]:
 def new_statement(
     bundle: SealedBundle, kind: str, predicate: Mapping[str, Any] | None, *, where: str = "predicate"
 ) -> bytes:
-    """The exact bytes for somebody to sign: a statement of `kind` about this bundle's manifest.
+    """The exact bytes for someone to sign: a statement of `kind` about this bundle's manifest.
 
-    Serial and channel are added to what a person says, so that they stand in the text that is signed.
+    Serial and channel are added to what a person says, so that they are in the text that is signed.
     Raises UsageError (`predicate-needed`, `predicate-not-needed`, `no-lock`), MalformedError (`predicate`,
     `other-release`) with every fault.
     """

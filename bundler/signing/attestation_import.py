@@ -1,4 +1,4 @@
-"""Attestations that another program signed, taken in: read loosely in the wrapper, strictly in all it wraps.
+"""Attestations that another program signed, imported: read loosely in the wrapper, strictly in all it wraps.
 
 Tools dress the same envelope differently (key ids, hints, empty members). Whatever is unsigned is written
 anew in the form of format.md section 5; payload and signature stay the bytes they are. Nothing is taken
@@ -49,7 +49,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trusted:
-    """Whose signatures are taken in."""
+    """Whose signatures are imported."""
 
     keys: Sequence[PolicyKey]
     identities: Sequence[Identity] = ()
@@ -137,7 +137,7 @@ def refuse_foreign_signature(data: bytes, *, where: str) -> None:
         if data.lstrip().startswith(mark):
             raise MalformedError(
                 f"{kind.lower()}-signature",
-                f"{kind} signatures cannot be taken in",
+                f"{kind} signatures cannot be imported",
                 where=where,
                 expected="a signature over the DSSE envelope (ECDSA, Ed25519 or ML-DSA)",
                 found=mark.decode("ascii"),

@@ -2,8 +2,8 @@
 
 For each GPU: weights / N + overhead + tokens x KV bytes per token <= memory x utilisation.
 
-- **Weights** are all parameters, never the active ones: every expert lies in memory. They are the real shard
-  sizes; `core.weights_formula` stands in before anything is pinned.
+- **Weights** are all parameters, never the active ones: every expert is in memory. They are the real shard
+  sizes; `sizing.weights` estimates them before anything is pinned.
 - **KV cache.** Multi-head latent attention (DeepSeek-V3, Kimi K2) keeps one latent vector of `kv_lora_rank`
   + `qk_rope_head_dim` elements per token and layer, and it is **the same on every tensor-parallel rank**:
   only decode context parallelism divides it. Grouped-query attention keeps 2 x head_dim elements per KV head,

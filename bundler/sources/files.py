@@ -75,7 +75,7 @@ def _resolve_document(spec: DocumentSpec, base: Path, kind: Literal["license", "
 
 
 def destination(kind: Literal["file", "license", "document"], name: str) -> BundlePath:
-    """Where a file of this kind and name stands in the bundle. Raises MalformedError (`bad-path`)."""
+    """Where a file of this kind and name is in the bundle. Raises MalformedError (`bad-path`)."""
     # The name alone first: `/etc/x` and `../x` must be refused by their own fault, not hidden by the folder.
     parse_bundle_path(name, where=f"{kind} {name!r}"[:200])
     return parse_bundle_path(f"{FOLDERS[kind]}/{name}")

@@ -142,7 +142,7 @@ def same_origin(one: str, other: str) -> bool:
 
 
 def shown_url(url: str) -> str:
-    """`url` without user name, password, query and fragment: what may stand in an error."""
+    """`url` without user name, password, query and fragment: what may appear in an error."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]

@@ -129,7 +129,7 @@ _guard = threading.Lock()
 
 @contextmanager
 def standing(*, note: Callable[[str], None], lasting: float = 0.0) -> Iterator[None]:
-    """Within this block waits are told to `note`, and tries go on for `lasting` seconds without progress."""
+    """Within this block `note` gets the waits, and tries go on for `lasting` seconds without progress."""
     with _guard:
         before = (_standing.lasting, _standing.note)
         _standing.lasting, _standing.note = lasting, note
@@ -156,7 +156,7 @@ def persistently(
     """What `ask` gives back, asked again after a TransientError as often as the policy says.
 
     `progressed` says after a failure whether more bytes came than the policy asks for: then the count begins
-    anew. `pause` waits for seconds; `note` is told before, by default as the run does. Raises the last
+    anew. `pause` waits for seconds; `note` is called before, by default as the run does. Raises the last
     TransientError, and at once everything else that `ask` raises.
     """
     attempts = _Attempts(policy or RetryPolicy())

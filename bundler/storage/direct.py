@@ -2,7 +2,7 @@
 
 Measured on 2 cores (docs/performance.md): reading 6 GB through the page cache costs 2 to 13 seconds of
 processor time beside the hashing, depending on how fragmented memory is; reading past it costs some tenths,
-pushes nothing of others out of memory, and verifies what the medium holds. Requests are large, lie in the
+pushes nothing of others out of memory, and verifies what the medium holds. Requests are large, are in the
 order of the files, and several are under way at once, or the device idles. Also runs in `verify.pyz`:
 Python 3.9.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 ALIGNMENT = 4096
-"""Direct reads begin, end and lie in memory at multiples of the device's block size: 512, 4096 (open(2))."""
+"""Offsets, ends and buffers of direct reads are multiples of the block size: 512 or 4096 (open(2))."""
 REQUEST_BYTES = 2 << 20
 """Bytes of one request, and of a thread's buffer: a huge page of x86-64."""
 PART_BYTES = 8 << 20
@@ -103,7 +103,7 @@ class DirectFile:
         """Feed bytes [start, end) to `digest`. False when they cannot be had this way: then `digest` is of no
         use, and the descriptor reads plainly from now on. Raises OSError for an input/output error.
         """
-        # Pages that somebody has in memory are dropped: whoever reads next gets what is verified here.
+        # Pages that someone has in memory are dropped: whoever reads next gets what is verified here.
         os.posix_fadvise(self._descriptor, start, _aligned(end - start), os.POSIX_FADV_DONTNEED)
         while start < end:
             count = self._read(start, end)

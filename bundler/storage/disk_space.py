@@ -86,7 +86,7 @@ class MountNeed:
     files: Mapping[str, int]
     """Still to be written."""
     begun: int = 0
-    """Bytes of them that already lie in partial files."""
+    """Bytes of them that are already in partial files."""
 
     @property
     def needed(self) -> int:
@@ -137,7 +137,7 @@ def check_space(
     """Whether `files` (path below `root` to size) can be written.
 
     Files are judged on the file system they would land on, also when a folder inside `root` is a mount of
-    its own. `begun` bytes of them lie in partial files on the file system of `root`. Findings: `no-space`,
+    its own. `begun` bytes of them are in partial files on the file system of `root`. Findings: `no-space`,
     `no-inodes`, `read-only`, `no-permission`, `file-too-large`, `name-too-long`, `name-refused`, and the
     warning `memory-file-system`. Nothing is written.
     """
@@ -170,7 +170,7 @@ def _by_mount(
 
 
 def present_files(root: Path, files: Mapping[str, int]) -> set[str]:
-    """The paths of `files` that lie below `root` as regular files of that size. Contents are not read."""
+    """The paths of `files` that are below `root` as regular files of that size. Contents are not read."""
     return {path for path, size in files.items() if _size(root / path) == size}
 
 
@@ -235,7 +235,7 @@ def _access_findings(mount: MountNeed) -> list[Finding]:
         what = "the target folder may not be written to"
         findings.append(_machine("no-permission", what, mount, "permission to write", f"user {os.geteuid()}"))
     if system.kind in _MEMORY:
-        what = "the target lies in main memory: it is gone after a restart"
+        what = "the target is in main memory: it is gone after a restart"
         findings.append(
             _machine("memory-file-system", what, mount, "a disk", system.kind, severity="warning")
         )

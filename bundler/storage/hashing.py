@@ -44,7 +44,7 @@ LARGE_FROM_BYTES = 1 << 20
 STEP_BYTES = 8 << 20
 """Bytes hashed between two looks whether to stop: a chunk may be a whole model file."""
 SAMPLED_UNITS = 16
-"""Large units that are looked at, spread over all, to tell whether the bytes lie in memory."""
+"""Large units that are looked at, spread over all, to tell whether the bytes are in memory."""
 ADVICE_BYTES = 128 << 10
 """The kernel cuts one POSIX_FADV_WILLNEED to its own window (128 KiB by default), so we ask in such steps."""
 READ_ERRORS_PER_UNIT = 8
@@ -460,7 +460,7 @@ def _mapped_file(descriptor: int, unit: Unit) -> MappedFile | None:
 
 
 class _Stopped(Exception):
-    """Somebody asked to stop in the middle of a chunk."""
+    """Someone asked to stop in the middle of a chunk."""
 
 
 class _Shorter(Exception):

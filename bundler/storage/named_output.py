@@ -63,7 +63,7 @@ def _require_target(path: Path, *, replace: bool, hint: str) -> None:
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        return  # told by _require_folder; here only when somebody changes folders meanwhile
+        return  # told by _require_folder; here only when someone changes folders meanwhile
     if not stat.S_ISREG(mode):
         raise UsageError(
             "output-not-regular",

@@ -220,7 +220,7 @@ class PayloadStore:
             return None
 
     def put_bytes(self, path: str, data: bytes) -> StoredFile:
-        """Stores `data` at `path`; does nothing when exactly these bytes stand there."""
+        """Stores `data` at `path`; does nothing when exactly these bytes are there."""
         sha256 = hashlib.sha256(data).hexdigest()
         kept = self.kept(path)
         if kept is not None and kept.sha256 == sha256:
@@ -232,7 +232,7 @@ class PayloadStore:
     def put_file(self, path: str, source: Path, sha256: str | None = None) -> StoredFile:
         """Copies the regular file `source` to `path`, checked against `sha256` when given.
 
-        Does nothing when the file with that digest stands there. Raises IntegrityError also when `source`
+        Does nothing when the file with that digest is there. Raises IntegrityError also when `source`
         grows or shrinks meanwhile.
         """
         kept = self.kept(path)
@@ -546,7 +546,7 @@ def _busy(work: Path, noted: bytes) -> MachineError:
 
 
 def _command(pid: str) -> str:
-    """`: program arguments` of a process of this machine, empty when it cannot be told."""
+    """`: program arguments` of a process of this machine, empty when it is not known."""
     try:
         line = Path(f"/proc/{int(pid)}/cmdline").read_bytes()
     except (OSError, ValueError):

@@ -86,7 +86,7 @@ def ensure_folder(folder: Path, *, mode: int = PRIVATE) -> None:
         try:
             path.mkdir(mode=mode)
         except FileExistsError:
-            # Another run of ours was faster, or it is somebody else's: the check below decides.
+            # Another run of ours was faster, or it is someone else's: the check below decides.
             continue
         set_folder_mode(path, mode)
     require_safe_folder(folder)
@@ -189,7 +189,7 @@ def _open(folder: Path, found: str) -> MachineError:
     hint = "name a folder of your own" if foreign else f"chmod go-w {shlex.quote(str(folder))}"
     return MachineError(
         "work-folder-open",
-        "others could exchange what lies in a folder that is worked in",
+        "others could exchange what is in a folder that is worked in",
         where=str(folder),
         expected="a folder of this user or root that no other user may write to, or one with the sticky bit",
         found=found,

@@ -1,4 +1,4 @@
-"""The tree of a bundle as it lies on disk, read without ever following a link (format.md section 1).
+"""The tree of a bundle as it is on disk, read without ever following a link (format.md section 1).
 
 Everything is opened relative to one directory descriptor of the root, component by component, so that a
 link planted between two steps is refused by the kernel instead of being followed. Also runs in
@@ -55,7 +55,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a root: stamps of regular files by path, directories, and what must not be there.
+    """What is below a root: stamps of regular files by path, directories, and what must not be there.
 
     A file with a finding of its own (hard link) is still among `files`: it is not also called missing.
     """
@@ -396,7 +396,7 @@ def _directory_findings(tree: Tree, sizes: Mapping[str, int]) -> Iterator[Findin
         parts = path.split("/")
         wanted.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
     for directory in tree.directories:
-        # A directory whose extra files are told is told by them; one without any is told itself.
+        # Report an unlisted directory only if it is empty; otherwise its files are reported already.
         if directory not in wanted:
             yield _finding(
                 "unlisted-directory",

@@ -291,17 +291,17 @@ def _check_object(value: object, shape: Mapping[str, Any], where: str, reference
 
 
 _WHAT = {
-    "bad-policy": "the trust policy does not have its form",
-    "bad-key": "a key of the policy does not have its form",
-    "bad-state": "the state does not have its form",
+    "bad-policy": "the trust policy is not valid",
+    "bad-key": "a key of the policy is not valid",
+    "bad-state": "the state is not valid",
     "bad-envelope": "an attestation is not a Sigstore bundle v0.3 with a DSSE envelope",
     "payload-type": "an attestation carries another payload type than in-toto",
     "signature-count": "an attestation does not have exactly one signature",
     "keyid": "an attestation names its own key",
     "bad-base64": "base64 is not in its canonical form",
     "statement-type": "a statement is not an in-toto Statement v1",
-    "bad-statement": "a statement does not have its form",
-    "bad-subject": "a statement's subject does not have its form",
+    "bad-statement": "a statement is not valid",
+    "bad-subject": "a statement's subject is not valid",
 }
 _HINTS = {
     "statement-type": "sign the exact statement: `cosign attest-blob --statement`, never `--predicate`",
@@ -312,7 +312,7 @@ _HINTS = {
 def _refuse(reference: str, where: str, expected: str, found: object) -> NoReturn:
     raise MalformedError(
         reference,
-        _WHAT.get(reference, "a document does not have its form"),
+        _WHAT.get(reference, "a document is not valid"),
         where=where,
         expected=expected,
         found=found[:200] if isinstance(found, str) else repr(found)[:200],

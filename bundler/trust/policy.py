@@ -354,7 +354,7 @@ class _Bundle:
     def _subject_fault(self, requirement: Requirement, item: Attestation) -> str:
         if requirement.subject == OMS_SUBJECT:
             return oms_fault(item.statement, self.manifest.files, self.manifest.sha256)
-        # By name and digest: the digest alone would let a statement about another file stand in.
+        # By name and digest: the digest alone would let a statement about another file replace it.
         digest = item.statement.subjects.get(MANIFEST_NAME)
         if digest is None:
             return f"no subject is named {MANIFEST_NAME}"

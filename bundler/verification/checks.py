@@ -80,7 +80,7 @@ class Checks:
     """One bundle in front of one verifier. The members below the line are filled by the steps.
 
     `open_journal` takes the digests of the manifest and of the chunk list (empty without one) and gives back
-    the journal that belongs to them, or None. `read_next` says that somebody will read the same bytes right
+    the journal that belongs to them, or None. `read_next` says that someone will read the same bytes right
     afterwards: they are read through the page cache if memory holds them. `hash_units` reads and hashes.
     `list_agrees` takes the digest of the manifest and says whether its chunk list is known to agree with its
     file digests; `list_agreed` says so after this verification.
@@ -136,7 +136,7 @@ class Checks:
     def check_manifest(self) -> Checked:
         """Step 3: the manifest's bytes, read once; what is verified from here on is what they say.
 
-        A huge one is parsed only when somebody the policy knows signed a statement about it.
+        A huge one is parsed only when someone the policy knows signed a statement about it.
         """
         data, self._stamps[MANIFEST_NAME] = read_small(self.root, MANIFEST_NAME, MANIFEST_LIMIT)
         self.manifest_sha256, self.manifest_size = hashlib.sha256(data).hexdigest(), len(data)
@@ -159,7 +159,7 @@ class Checks:
         counting = [item for item in known.attestations if item.key not in self.policy.revoked.keys]
         if any(item.statement.names(self.manifest_sha256) for item in counting):
             return
-        what = "a manifest of this size is not parsed before somebody is known to have signed it"
+        what = "a manifest of this size is not parsed before someone is known to have signed it"
         expected = f"a statement about sha256:{self.manifest_sha256} by a key or identity of the policy"
         found = f"{format_bytes(self.manifest_size)}, {len(self.attestations)} attestations"
         if known.unchecked:

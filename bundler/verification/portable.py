@@ -169,7 +169,7 @@ def _tell(report: Report, outcomes: Sequence[StepOutcome]) -> None:
         mark = _MARKS.get(outcome.status, "--  ")
         lines.append(f"{mark} {outcome.number:>2} {outcome.name}: {outcome.detail or outcome.status}")
     lines += [line for finding in report.findings for line in _finding_lines(finding)]
-    # Steps that did not run stand in the list above already.
+    # Steps that did not run are in the list above already.
     ran = [outcome for outcome in outcomes if outcome.status != steps.NOT_RUN]
     lines += [f"not checked: {text}" for text in steps.all_not_checked(ran)]
     if "bytesRead" in report.data:

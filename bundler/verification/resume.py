@@ -1,6 +1,6 @@
 """The verification journal: which ranges an interrupted full verification has already read and found good.
 
-It lies in the perimeter, beside the state, never inside the bundle; only its owner may read or write it.
+It is in the perimeter, beside the state, never inside the bundle; only its owner may read or write it.
 It is bound to the manifest and to the chunk list by digest, and each range to the file's device, inode,
 size, mtime and ctime: a file that was touched since is read again. What it cannot prove is that the medium
 still gives the same bytes; the report therefore tells trusted bytes apart from bytes read.
@@ -61,7 +61,7 @@ def _refusal(descriptor: int, line: bytes) -> str:
 
 
 def journal_path(folder: Path, manifest_sha256: str) -> Path:
-    """Where the journal of a manifest lies below the state's folder."""
+    """Where the journal of a manifest is below the state's folder."""
     return folder / FOLDER / f"{manifest_sha256}.journal"
 
 
@@ -72,9 +72,7 @@ def open_journal(path: Path, bundle: Path, *, manifest: str, chunks: str, resume
     or others may read or write it.
     """
     if path.resolve().is_relative_to(bundle.resolve()):
-        raise _unsafe(
-            "journal-inside-bundle", "the verification journal must not lie in the bundle", path, ""
-        )
+        raise _unsafe("journal-inside-bundle", "the verification journal must not be in the bundle", path, "")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = _open_private(path)
     try:

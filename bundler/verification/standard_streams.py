@@ -43,7 +43,7 @@ class ForgivingFile(io.RawIOBase):
             try:
                 left = left[os.write(self.number, left) :]
             except BlockingIOError:
-                # Somebody made the terminal non-blocking: wait until it takes more.
+                # Someone made the terminal non-blocking: wait until it takes more.
                 select.select([], [self.number], [])
             except OSError as error:
                 self.refused = error.errno or errno.EIO

@@ -101,7 +101,5 @@ def finding(
 
 
 def bad_wheel(where: str, expected: str, found: str) -> MalformedError:
-    """A wheel that does not have its form at `where`."""
-    return MalformedError(
-        "bad-wheel", "a wheel does not have its form", where=where, expected=expected, found=found
-    )
+    """A wheel that is not valid at `where`."""
+    return MalformedError("bad-wheel", "a wheel is not valid", where=where, expected=expected, found=found)

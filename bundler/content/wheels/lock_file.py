@@ -115,7 +115,7 @@ def parse_requirements(data: bytes, *, where: str) -> dict[str, tuple[str, str]]
         if pin is None or digest is None or pin[1] in pins:
             raise MalformedError(
                 "bad-requirements",
-                "a requirements file does not have its form",
+                "a requirements file is not valid",
                 where=where,
                 expected="project==version --hash=sha256:…, each project once",
                 found=line[:200],
@@ -127,7 +127,7 @@ def parse_requirements(data: bytes, *, where: str) -> dict[str, tuple[str, str]]
 def _bad(where: str, expected: str, found: str) -> MalformedError:
     return MalformedError(
         "bad-wheel-lock",
-        "a lock of wheels does not have its form",
+        "a lock of wheels is not valid",
         where=where[:400],
         expected=expected,
         found=found[:300],

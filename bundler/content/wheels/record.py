@@ -43,7 +43,7 @@ def parse_record(data: bytes, where: str) -> list[RecordRow]:
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise MalformedError(
             "bad-record",
-            "a wheel's RECORD does not have its form",
+            "a wheel's RECORD is not valid",
             where=f"{where}: RECORD",
             expected="rows of path, algorithm=digest, size",
             found=str(error)[:200],

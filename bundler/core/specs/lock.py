@@ -244,7 +244,7 @@ class Lock(Strict):
             first = error.errors()[0]
             raise MalformedError(
                 "bad-lock",
-                "the lock does not have its form",
+                "the lock is not valid",
                 where=f"{where}: {'.'.join(map(str, first['loc']))[:300]}",
                 expected=first["msg"],
                 found=repr(first.get("input"))[:200],

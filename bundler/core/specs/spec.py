@@ -125,7 +125,7 @@ class IdentitySpec(Strict):
 class SignatureSpec(Strict):
     """Whose signature upstream must bear: one key, or one identity of a Sigstore instance.
 
-    A signature by anybody else refuses the lock and the build; that there is none does so with `require`.
+    A signature by anyone else refuses the lock and the build; that there is none does so with `require`.
     """
 
     require: bool = False

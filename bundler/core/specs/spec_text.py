@@ -131,7 +131,7 @@ def _bad_value(fault: ErrorDetails, path: Path, document: Document) -> dict[str,
     documentation = _documentation(path)
     return {
         "reference": "bad-value",
-        "what": "a value does not have its form",
+        "what": "a value is not valid",
         "expected": f"{expected} ({documentation})" if documentation else expected,
         "found": _found(fault["input"], place.raw if place.plain else ""),
         "hint": hint,
@@ -167,7 +167,7 @@ def _documentation(path: Path) -> str:
 
 
 def _fields(model: type[BaseModel] | None) -> list[tuple[str, FieldInfo]]:
-    """Names as they stand in YAML, with their fields."""
+    """Names as they are in YAML, with their fields."""
     return [(field.alias or name, field) for name, field in model.model_fields.items()] if model else []
 
 

@@ -55,7 +55,7 @@ class Document:
 def loads(data: bytes, *, limit: int, where: str) -> Document:
     """The one document in `data`.
 
-    Raises MalformedError with every fault that could be told: `too-large`, `bad-yaml`, `too-deep`,
+    Raises MalformedError with every fault that could be found: `too-large`, `bad-yaml`, `too-deep`,
     `duplicate-key`, `bad-key`, `yaml-alias`, `yaml-anchor`, `yaml-tag`, `merge-key`, `ambiguous-value`,
     `bad-text`, `several-documents`.
     """

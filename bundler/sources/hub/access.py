@@ -1,7 +1,7 @@
 """Which Hub is meant, and which token may go there.
 
 A token goes to the Hub that the environment or the command line names. A spec may name another Hub, but a
-spec is somebody's file: it does not decide where a person's token is sent.
+spec is someone's file: it does not decide where a person's token is sent.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _token_from(path: Path) -> str | None:
 
 
 def _well_formed(secret: str, *, where: str) -> str:
-    """`secret` if it can stand in a header; the error never shows it."""
+    """`secret` if it can appear in a header; the error never shows it."""
     if secret.isascii() and secret.isprintable() and " " not in secret and len(secret) < TOKEN_FILE_LIMIT:
         return secret
     raise UsageError(

@@ -315,7 +315,7 @@ def _odd_answer(where: str, found: str) -> NetworkError:
 def _renamed(endpoint: str, repo: str, now: str) -> NetworkError:
     return NetworkError(
         "model-renamed",
-        "the model has another name now, and the old one may become somebody else's",
+        "the model has another name now, and the old one may become someone else's",
         where=f"{endpoint}/{repo}",
         expected=repo,
         found=now[:200],

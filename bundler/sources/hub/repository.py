@@ -63,7 +63,7 @@ def resolve_model(
     `endpoint` overrides the spec's. `token` is None for this machine's own, False for none. Raises
     MalformedError (`bad-model-id`, `bad-path`, `path-collision`, `nothing-selected`), IntegrityError
     (`hub-disagrees`, `lfs-pointer-mismatch`), NetworkError (`cannot-be-pinned`, and those of
-    `HubClient.model_info`), UsageError and MachineError as `hub_access`. All findings are told together.
+    `HubClient.model_info`), UsageError and MachineError as `hub_access`. All findings are reported together.
     """
     _refuse_bad_identifier(spec)
     client = _client(spec.endpoint, endpoint, token, patience)
@@ -112,7 +112,7 @@ def model_jobs(
 ) -> list[FetchJob]:
     """One job for each file of the model, to its place in the snapshot folder.
 
-    With `transport="xet"` the files that have a Xet hash come through it; `note` is told how many do not.
+    With `transport="xet"` the files that have a Xet hash come through it; `note` gets how many do not.
     """
     client = _client(model.endpoint, endpoint, token, patience)
     shared = XetTransport(client=client, repo=model.repo, commit=model.commit)
@@ -237,7 +237,7 @@ def declared_license(card: Any) -> str | None:
         declared = getattr(card, "license_name", None) or declared
     names = declared if isinstance(declared, list) else [declared]
     text = ", ".join(name.strip() for name in names if isinstance(name, str))
-    # It is somebody's text on its way into the lock: one line that a terminal can show.
+    # It is someone's text on its way into the lock: one line that a terminal can show.
     return "".join(character for character in text if character.isprintable())[:400].strip() or None
 
 

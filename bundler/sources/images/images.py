@@ -265,7 +265,7 @@ class _Resolution:
         return stated is None or stated.digest != subject
 
     def _listed(self, subject: str) -> tuple[Descriptor, ...]:
-        """Descriptors from the referrers API, or from the tag that stands in for it."""
+        """Descriptors from the referrers API, or from the tag that replaces it."""
         where = f"referrers of {self.reference.name}@{subject}"
         listed = self.client.referrers(self.reference.repository, subject)
         if listed is not None:

@@ -240,7 +240,7 @@ def _parse_time(value: str | int | None, where: str) -> int | None:
 def _bad(where: str, expected: str, found: object) -> MalformedError:
     return MalformedError(
         "bad-state",
-        "the state does not have its form",
+        "the state is not valid",
         where=where,
         expected=expected,
         found=repr(found)[:200],

@@ -71,7 +71,7 @@ def read_envelope(data: bytes, *, where: str) -> UpstreamEnvelope:
 def read_statement(
     payload: bytes, *, where: str, types: tuple[str, ...] = (STATEMENT_TYPE,)
 ) -> UpstreamStatement:
-    """The statement in an authenticated payload; `types` are the versions of in-toto that may stand there.
+    """The statement in an authenticated payload; `types` are the versions of in-toto that may be there.
 
     Raises MalformedError: `bad-envelope`, and those of strict JSON.
     """
@@ -117,7 +117,7 @@ def refuse(where: str, expected: str, found: object) -> NoReturn:
     """Raises MalformedError (`bad-envelope`)."""
     raise MalformedError(
         "bad-envelope",
-        "a signed document of upstream does not have its form",
+        "a signed document of upstream is not valid",
         where=where,
         expected=expected,
         found=found[:200] if isinstance(found, str) else repr(found)[:200],

@@ -33,7 +33,7 @@ class Attested:
 def check_provenance(data: bytes, *, filename: str, sha256: str, signer: Signer, where: str) -> Attested:
     """What `signer` attested about the wheel `filename` with that digest, in a provenance object.
 
-    At least one attestation must be good; others, of other publishers, may stand beside it. Raises
+    At least one attestation must be good; others, of other publishers, may be beside it. Raises
     MalformedError (`bad-envelope`, strict JSON) or AuthenticityError (`not-attested`) with every reason.
     """
     found: list[str] = []
