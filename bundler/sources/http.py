@@ -11,26 +11,29 @@ No header, user name or query (signed URLs are credentials too) ever appears in 
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Self
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from bundler import __version__
 from bundler.errors import NetworkError
 from bundler.sources.retry import TransientError as TransientError
 from bundler.sources.retry import asked_wait, is_busy
+from bundler.sources.transport import session as session
 
 PIECE_BYTES = 1 << 20
 MAX_REDIRECTS = 8
+MAX_GZIP_MEMBERS = 256
+ANSWER_FLOOR = 16 << 10
+"""Bytes a second that a small answer must come with in the long run."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -43,7 +46,7 @@ class ChangedUpstreamError(NetworkError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """Seconds to wait for a connection, and for the next byte of an answer (a stall).
+    """Seconds to wait for a connection, and for the head or the next byte of an answer (a stall).
 
     A body slower than `floor` bytes a second, over as long as a stall may take, counts as stalled too:
     otherwise a server that drips a byte a minute holds a build for ever.
@@ -52,6 +55,8 @@ class Timeouts:
     connect: float = 15.0
     stall: float = 60.0
     floor: int = 512
+    answer: float = 30.0
+    """For a small answer read whole: the wait for it, and what reading may take beyond 16 KiB a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +96,11 @@ def bearer(token: Callable[[], str | None], origin: str) -> Headers:
 def pinned(*, etag: str | None = None, **exact: str) -> ResponseCheck:
     """A check that a Hub still serves what was locked.
 
-    `etag` is compared with the first X-Linked-Etag of any hop, else with the ETag of the first one (of the
-    Hub, not of its storage), without quotes and weakness mark. Each further keyword is a header, `_` for
-    `-`, that some hop must carry with this value: `pinned(x_repo_commit=commit)`. Answers of 400 and
-    above are left to the status. Raises ChangedUpstreamError (`upstream-changed`).
+    `etag` is compared with the first X-Linked-Etag of any hop, else with the last ETag of the Hub's own
+    origin (not of its storage), without quotes, weakness mark and `-gzip`. Each further keyword is a header,
+    `_` for `-`, that no hop may carry with another value: `pinned(x_repo_commit=commit)`. A mirror may leave
+    them out or send an ETag of its own kind; the digest of the bytes decides then. Answers of 400 and above
+    are left to the status. Raises ChangedUpstreamError (`upstream-changed`).
     """
     wanted = {name.replace("_", "-"): value for name, value in exact.items()}
 
@@ -104,8 +110,8 @@ def pinned(*, etag: str | None = None, **exact: str) -> ResponseCheck:
         for name, value in wanted.items():
             _compare(hops, name, value, _first_header(hops, name))
         if etag is not None:
-            linked = _first_header(hops, "x-linked-etag") or hops[0].headers.get("etag")
-            _compare(hops, "etag", etag, _bare_etag(linked))
+            told = _told_etag(hops)
+            _compare(hops, "etag", etag, told if told and _is_alike(told, etag) else None)
 
     return check
 
@@ -114,18 +120,28 @@ def _first_header(hops: Sequence[Hop], name: str) -> str | None:
     return next((hop.headers[name] for hop in hops if name in hop.headers), None)
 
 
-def _bare_etag(value: str | None) -> str | None:
-    return value.removeprefix("W/").strip('"') if value else None
+def _told_etag(hops: Sequence[Hop]) -> str | None:
+    linked = _first_header(hops, "x-linked-etag")
+    at_home = itertools.takewhile(lambda hop: same_origin(hop.url, hops[0].url), hops)
+    own = [hop.headers["etag"] for hop in at_home if "etag" in hop.headers]
+    told = linked or (own[-1] if own else None)
+    return told.removeprefix("W/").strip('"').removesuffix("-gzip") if told else None
+
+
+def _is_alike(told: str, etag: str) -> bool:
+    """Whether both are digests of one kind; a file server's own ETag says nothing about the locked one."""
+    hexadecimal = re.fullmatch(r"[0-9a-f]+", etag) is not None
+    return not hexadecimal or re.fullmatch(f"[0-9a-f]{{{len(etag)}}}", told) is not None
 
 
 def _compare(hops: Sequence[Hop], name: str, expected: str, found: str | None) -> None:
-    if found != expected:
+    if found is not None and found != expected:
         raise ChangedUpstreamError(
             "upstream-changed",
             "upstream no longer serves what was locked",
             where=shown_url(hops[0].url),
             expected=f"{name}: {expected}",
-            found=f"{name}: {found}" if found else f"no {name}",
+            found=f"{name}: {found[:200]}",
             hint="`sealift lock --check` tells what moved; lock again to take it",
         )
 
@@ -167,28 +183,6 @@ def _bad_url(url: str) -> NetworkError:
     )
 
 
-class _Session(requests.Session):
-    def resolve_redirects(self, *_given: Any, **_named: Any) -> Iterator[Any]:
-        """Nothing: redirects are followed here, and requests would read their bodies whole."""
-        return iter(())
-
-
-def session(*, connections: int = 32) -> requests.Session:
-    """A session for downloads: no cookies, no ~/.netrc, no retries of its own.
-
-    Proxies are those of the environment. It may be shared by threads; `connections` to one host stay open.
-    """
-    made = _Session()
-    adapter = HTTPAdapter(pool_maxsize=connections, max_retries=0)
-    made.mount("http://", adapter)
-    made.mount("https://", adapter)
-    made.headers["User-Agent"] = f"sealift/{__version__}"
-    # An auth of its own keeps requests from adding the host's ~/.netrc password to whatever URL comes by.
-    made.auth = _leave_as_is
-    made.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    return made
-
-
 def _check_header_values(headers: Mapping[str, str], url: str) -> None:
     """Raises NetworkError (`bad-header`) before a library quotes the value, perhaps a token, in its error."""
     for name, value in headers.items():
@@ -199,10 +193,6 @@ def _check_header_values(headers: Mapping[str, str], url: str) -> None:
                 where=f"{name} for {shown_url(url)}",
                 hint="a token read from a file or variable may have a line end too many",
             )
-
-
-def _leave_as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,15 +223,32 @@ class HttpByteSource:
         NetworkError (`not-authorised`, `forbidden`, `not-found`, `refused`, `bad-range`, `redirect`, ...).
         """
         response = self._request("GET", offset)
+        if offset and response.status_code == 206 and _coding(response):
+            # A part of coded bytes means nothing to us: from the start then.
+            response.close()
+            response = self._request("GET", 0)
         try:
             self._check_etag(response)
-            self._check_encoding(response)
-            skip = offset - _first_byte(response, offset, self.size)
-            body = Body(response, self.timeouts, shown_url(self.url))
+            decoder = self._decoder(response)
+            size = None if decoder else self.size
+            skip = offset - _first_byte(response, offset, size)
+            body = Body(response, self.timeouts, shown_url(self.url), decoder)
             body.skip(skip)
             yield body
         finally:
             response.close()
+
+    def read(self, limit: int) -> bytes:
+        """The whole answer, at most `limit` bytes after decompression, in a time that fits a small answer.
+
+        Raises NetworkError (`too-large`), TransientError (`stalled`, ...) and as `open`.
+        """
+        times = self.timeouts
+        hurried = replace(self, timeouts=replace(times, stall=min(times.stall, times.answer)))
+        with hurried.open(0) as body:
+            if (body.announced or 0) > limit:
+                raise _too_large(shown_url(self.url), limit, f"{body.announced} bytes announced")
+            return read_bounded(body, limit, where=shown_url(self.url), seconds=times.answer)
 
     def head(self) -> Hop:
         """The last answer to a HEAD request, checked like a download. Raises as `open`."""
@@ -300,23 +307,124 @@ class HttpByteSource:
         elif self._seen[0] != tag:
             _compare([_hop(response)], "etag", self._seen[0], tag)
 
-    def _check_encoding(self, response: requests.Response) -> None:
-        coding = response.headers.get("content-encoding", "identity")
-        if coding != "identity":
-            raise NetworkError(
-                "encoded-body",
-                "the server changes the bytes on the way",
-                where=shown_url(self.url),
-                expected="Content-Encoding: identity",
-                found=f"Content-Encoding: {coding[:40]}",
-                hint="a proxy may be doing this: fetch past it",
+    def _decoder(self, response: requests.Response) -> _Decoder | None:
+        """What undoes a compression that nobody asked for; Hubs and proxies apply it to text all the same."""
+        coding = _coding(response)
+        if not coding:
+            return None
+        if coding in ("gzip", "x-gzip", "deflate") and response.status_code == 200:
+            return _Decoder(coding, shown_url(self.url))
+        raise NetworkError(
+            "encoded-body",
+            "the server changes the bytes on the way",
+            where=shown_url(self.url),
+            expected="Content-Encoding: identity or gzip",
+            found=f"Content-Encoding: {coding[:40]}",
+            hint="a proxy may be doing this: fetch past it",
+        )
+
+
+def read_bounded(pieces: Iterable[bytes], limit: int, *, where: str, seconds: float = 30.0) -> bytes:
+    """All of `pieces`, at most `limit` bytes, at no less than 16 KiB a second once `seconds` are over.
+
+    Raises NetworkError (`too-large`), TransientError (`stalled`).
+    """
+    began, data = time.monotonic(), bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > limit:
+            raise _too_large(where, limit, "more")
+        taken = time.monotonic() - began
+        if taken > seconds + min(len(data) / ANSWER_FLOOR, 10 * seconds):
+            raise TransientError(
+                "stalled",
+                "the server sends hardly anything",
+                where=where,
+                expected=f"an answer within {seconds:.0f} s, or {ANSWER_FLOOR} bytes a second",
+                found=f"{len(data)} bytes in {taken:.0f} s",
+                hint=TRY_AGAIN,
+            )
+    return bytes(data)
+
+
+def _too_large(where: str, limit: int, found: str) -> NetworkError:
+    return NetworkError(
+        "too-large",
+        "an answer is larger than any honest one",
+        where=where,
+        expected=f"at most {limit} bytes",
+        found=found,
+        hint="a proxy may be answering instead; otherwise tell whoever runs the server",
+    )
+
+
+def _coding(response: requests.Response) -> str:
+    """The Content-Encoding in lower case; empty for none."""
+    coding = str(response.headers.get("content-encoding", "")).strip().lower()
+    return "" if coding == "identity" else coding
+
+
+class _Decoder:
+    """Undoes gzip or deflate in pieces of at most 1 MiB, whatever they unpack to."""
+
+    def __init__(self, coding: str, where: str) -> None:
+        self._bits = 15 if coding == "deflate" else 31
+        self._where = where
+        self._unpacking = zlib.decompressobj(self._bits)
+        self._begun = False
+        self._members = 1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether bytes that have arrived are not unpacked yet."""
+        return bool(self._unpacking.unconsumed_tail or self._unpacking.unused_data)
+
+    def feed(self, data: bytes) -> bytes:
+        """The next piece of `data` and what was left before; empty when more has to arrive."""
+        self._begun = self._begun or bool(data)
+        if self._unpacking.eof:
+            # gzip members may follow each other (RFC 1952 section 2.2).
+            data = self._unpacking.unused_data + data
+            self._unpacking = zlib.decompressobj(self._bits)
+            self._members += 1
+        else:
+            data = self._unpacking.unconsumed_tail + data
+        # Empty members could go on for ever without giving a byte.
+        if self._members > MAX_GZIP_MEMBERS:
+            raise self._unreadable(f"more than {MAX_GZIP_MEMBERS} gzip members")
+        try:
+            return self._unpacking.decompress(data, PIECE_BYTES)
+        except zlib.error as error:
+            raise self._unreadable(str(error)[:100]) from None
+
+    def _unreadable(self, found: str) -> NetworkError:
+        return NetworkError(
+            "encoded-body",
+            "a compressed answer cannot be unpacked",
+            where=self._where,
+            expected="gzip or deflate, as Content-Encoding says",
+            found=found,
+            hint="a proxy may be doing this: fetch past it",
+        )
+
+    def finish(self) -> None:
+        """Raises TransientError (`dropped`) when the compressed bytes ended too early."""
+        if self._begun and not self._unpacking.eof:
+            raise TransientError(
+                "dropped", "a compressed answer ended too early", where=self._where, hint=TRY_AGAIN
             )
 
 
 class Body:
     """The pieces of one answer, as they arrive; at most 1 MiB each."""
 
-    def __init__(self, response: requests.Response, timeouts: Timeouts, where: str) -> None:
+    def __init__(
+        self, response: requests.Response, timeouts: Timeouts, where: str, decoder: _Decoder | None = None
+    ) -> None:
+        length = "" if decoder else response.headers.get("content-length", "")
+        self.announced = int(length) if length.isascii() and length.isdigit() else None
+        """Bytes that the server says will come; None when it does not."""
+        self._decoder = decoder
         self._raw: urllib3.HTTPResponse = response.raw
         self._timeouts = timeouts
         self._where = where
@@ -349,6 +457,17 @@ class Body:
             return  # already closed, or nothing to shut down: it has ended
 
     def _read(self) -> bytes:
+        if self._decoder is None:
+            return self._receive()
+        while True:
+            arrived = b"" if self._decoder.waiting else self._receive()
+            if not arrived and not self._decoder.waiting:
+                self._decoder.finish()
+                return b""
+            if piece := self._decoder.feed(arrived):
+                return piece
+
+    def _receive(self) -> bytes:
         began = time.monotonic()
         try:
             # read1 gives what one receive brings: a stall loses nothing that had arrived, and the time limit

@@ -140,6 +140,11 @@ def standing(*, note: Callable[[str], None], lasting: float = 0.0) -> Iterator[N
             _standing.lasting, _standing.note = before
 
 
+def tell(text: str) -> None:
+    """Say one line to whoever runs this."""
+    _standing.note(text)
+
+
 def rest(seconds: float) -> None:
     """Wait in this thread."""
     time.sleep(seconds)

@@ -6,7 +6,6 @@ spec is someone's file: it does not decide where a person's token is sent.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from collections.abc import Mapping
@@ -17,10 +16,11 @@ from urllib.parse import urlsplit
 
 from bundler.errors import MachineError, UsageError
 from bundler.sources.http import Headers, bearer, same_origin, shown_url
+from bundler.sources.transport import is_loopback as is_loopback
 
 PUBLIC_HUB = "https://huggingface.co"
 TOKEN_FILE_LIMIT = 4096
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+TRUE = frozenset({"1", "ON", "YES", "TRUE"})
 
 TokenChoice = str | Literal[False] | None
 """A token; None for the one of this machine (`read_token`); False for none at all."""
@@ -78,7 +78,7 @@ def read_token(environment: Mapping[str, str] | None = None) -> str | None:
     (`token-exposed`) for a file that others may read, UsageError (`bad-token`) for what cannot be a token.
     """
     variables = os.environ if environment is None else environment
-    if variables.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in _TRUE:
+    if variables.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in TRUE:
         return None
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         secret = variables.get(name, "").strip()
@@ -167,11 +167,3 @@ def _refuse_clear_text(endpoint: str) -> None:
         found="http",
         hint="use https, or unset HF_TOKEN if this Hub needs none",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

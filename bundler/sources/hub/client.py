@@ -1,40 +1,45 @@
 """Questions to a Hugging Face Hub, with time limits and retries, and its refusals in words for people.
 
-`HfApi.model_info` is not retried by the library and its client waits for ever (huggingface_hub 2.4); the
-tree is asked for directly because the library gives its pages neither a time limit nor as they were sent.
+Asked directly, not through `huggingface_hub`: that library neither retries nor bounds what it reads, waits
+for ever, and asks the public Hub about other things on the way (its registry of agents, version 2.4).
 """
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
-from requests.utils import parse_header_links
 
-from bundler import __version__
-from bundler.core import strict_json
 from bundler.errors import MalformedError, NetworkError
+from bundler.sources.answers import json_answer
 from bundler.sources.http import (
-    TRY_AGAIN,
     Hop,
     HttpByteSource,
     ResponseCheck,
     Timeouts,
     pinned,
     session,
+    shown_url,
 )
-from bundler.sources.hub.access import HubAccess
-from bundler.sources.retry import RetryPolicy, TransientError, asked_wait, is_busy, persistently, rest
+from bundler.sources.hub.access import TRUE, HubAccess
+from bundler.sources.hub.files import HubModel, hub_model
+from bundler.sources.links import next_page
+from bundler.sources.retry import RetryPolicy, is_busy, persistently, rest, tell
 
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
-
-PAGE_LIMIT = 64 << 20
+PAGE_LIMIT = 32 << 20
+"""Bytes of one answer: a page of a thousand files has 0.3 MB, but some mirrors do not page."""
 MAX_PAGES = 10_000
+MAX_ENTRIES = 500_000
+"""Entries of one commit; the Hub itself advises against more than 100,000 files."""
+LISTING_SECONDS = 600.0
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+_REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 Result = TypeVar("Result")
 
 
@@ -55,26 +60,23 @@ class HubClient:
     patience: Patience = field(default_factory=Patience)
     session: requests.Session = field(default_factory=session, repr=False)
 
-    def model_info(self, repo: str, revision: str) -> ModelInfo:
+    def model_info(self, repo: str, revision: str) -> HubModel:
         """What the Hub says about a model at `revision`, file digests included.
 
         Raises NetworkError: `gated-model`, `no-such-model`, `no-such-revision`, `model-renamed`,
         `token-refused`, `hub-refused`, `hub-answer`, `offline-mode`, `tls-refused`, or a TransientError
         when the retries are used up; MalformedError (`bad-repo`).
         """
-        return self.persistently(lambda: self._model_info(repo, revision))
+        return self._model_info(repo, revision)
 
     def tree(self, repo: str, commit: str) -> list[Mapping[str, Any]]:
         """All entries of a commit, folders too, as the Hub sends them. Raises as `model_info`."""
-        entries: list[Mapping[str, Any]] = []
-        target = f"/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true&expand=false"
-        for _ in range(MAX_PAGES):
-            page, following = self._page(repo, commit, target)
-            entries += page
-            if following is None:
-                return entries
-            target = following
-        raise _odd_answer(self.access.endpoint, f"more than {MAX_PAGES} pages of files")
+        listing = _Listing(self.access.endpoint)
+        url: str | None = self.access.endpoint + _tree_target(repo, commit)
+        while url is not None:
+            page, url = self._page(repo, commit, url)
+            listing.add(page, url)
+        return listing.entries
 
     def file(
         self, repo: str, commit: str, path: str, *, size: int, etag: str, stop: int | None = None
@@ -100,7 +102,7 @@ class HubClient:
             url=self.access.endpoint + target,
             session=self.session,
             headers=self.access.headers(),
-            check=self._first_refusals(repo, revision, check),
+            check=self._first_refusals(repo, revision, check, api=True),
             timeouts=self.patience.timeouts,
         )
 
@@ -112,90 +114,76 @@ class HubClient:
         """What `ask` gives back, asked again after a TransientError as often as the policy says."""
         return persistently(ask, policy=self.patience.retries, pause=self.patience.pause)
 
-    def _page(self, repo: str, commit: str, target: str) -> tuple[list[Mapping[str, Any]], str | None]:
-        links: list[str | None] = []
-        source = self.api_source(
-            repo, commit, target, lambda hops: links.append(hops[-1].headers.get("link"))
-        )
-        data = self.read(source, limit=PAGE_LIMIT + 1)
-        where = f"{self.access.endpoint}{urlsplit(target).path}"
-        value = strict_json.loads(data, limit=PAGE_LIMIT, where=where, allow_floats=True)
+    def _page(self, repo: str, commit: str, url: str) -> tuple[list[Mapping[str, Any]], str | None]:
+        where = f"{self.access.endpoint}{urlsplit(url).path}"
+        value, last = self._ask(repo, commit, url, where)
+        # Some mirrors are written in languages whose empty list is null.
+        value = [] if value is None else value
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise _odd_answer(where, "something else than a list of files")
-        return value, _next_target(links[-1])
+        link = last.headers.get("link")
+        return value, next_page(link, page=last.url, where=where) if link else None
 
-    def _first_refusals(self, repo: str, revision: str, check: ResponseCheck) -> ResponseCheck:
+    def _ask(self, repo: str, revision: str, url: str, where: str) -> tuple[Any, Hop]:
+        """The JSON at `url`, and the answer that brought it."""
+        hops: list[Hop] = []
+        target = url.removeprefix(self.access.endpoint)
+
+        def ask() -> bytes:
+            hops.clear()
+            return self.api_source(repo, revision, target, hops.extend).read(PAGE_LIMIT)
+
+        data = self.persistently(ask)
+        _tell_warnings(hops[-1])
+        try:
+            return json_answer(data, where=where), hops[-1]
+        except MalformedError as error:
+            raise _odd_answer(where, error.findings[0].found) from None
+
+    def _first_refusals(
+        self, repo: str, revision: str, check: ResponseCheck, *, api: bool = False
+    ) -> ResponseCheck:
         """`check`, after what the Hub itself says is wrong."""
 
         def checked(hops: Sequence[Hop]) -> None:
-            code = hops[-1].headers.get("x-error-code", "")
-            if hops[-1].status >= 400 and code:
-                refused = self.refusal(hops[-1].status, code, repo, revision)
+            last = hops[-1]
+            if last.status >= 400 and not is_busy(last.status):
+                refused = self._refused(last, repo, revision, api)
                 if refused is not None:
                     raise refused
             check(hops)
 
         return checked
 
-    def _model_info(self, repo: str, revision: str) -> ModelInfo:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-
-        # The base class of its HTTP library's errors; that library has changed twice, its name here has not.
-        from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
-
-        # An explicit False, so that the library does not look for a token by itself.
-        api = HfApi(
-            endpoint=self.access.endpoint,
-            token=self.access.token or False,
-            library_name="sealift",
-            library_version=__version__,
-        )
-        try:
-            info = api.model_info(
-                repo, revision=revision, files_metadata=True, timeout=self.patience.timeouts.stall
-            )
-        except OfflineModeIsEnabled:
-            raise _offline(self.access.endpoint) from None
-        except HFValidationError as error:
-            raise MalformedError("bad-repo", "this cannot be a repository", found=str(error)[:300]) from None
-        except HfHubHTTPError as error:
-            raise self._http_error(error, repo, revision) from None
-        except ClientError as error:
-            raise _connection_error(error, self.access.endpoint) from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # The library reads whatever came: an answer of another shape fails anywhere inside it.
-            raise _odd_answer(self.access.endpoint, type(error).__name__) from error
-        if info.id != repo:
-            raise _renamed(self.access.endpoint, repo, str(info.id))
-        return info
-
-    def _http_error(self, error: Any, repo: str, revision: str) -> NetworkError:
-        status = int(error.response.status_code)
-        headers = error.response.headers
-        refused = self.refusal(status, headers.get("x-error-code", ""), repo, revision)
-        if refused is not None:
+    def _refused(self, last: Hop, repo: str, revision: str, api: bool) -> NetworkError | None:
+        code = last.headers.get("x-error-code", "")
+        refused = self.refusal(last.status, code, repo, revision) if api or code else None
+        if refused is not None or not api:
             return refused
-        where = f"{self.access.endpoint}/{repo}"
-        if is_busy(status):
-            busy = TransientError(
-                "server-busy",
-                "the Hub cannot answer now",
-                where=where,
-                expected="200",
-                found=f"HTTP status {status}",
-                hint="run the same command again later",
-            )
-            busy.retry_after = asked_wait(headers, now=time.time())
-            return busy
-        words = self.access.without_secret(str(headers.get("x-error-message", "")))[:200]
+        words = self.access.without_secret(str(last.headers.get("x-error-message", "")))[:200]
         return NetworkError(
             "hub-refused",
             "the Hub refuses to answer",
-            where=where,
+            where=shown_url(last.url),
             expected="200",
-            found=f"HTTP status {status}{': ' if words else ''}{words}",
+            found=f"HTTP status {last.status}{': ' if words else ''}{words}",
+            hint=f"open {self.access.endpoint}/{repo} to see whether the model is still there",
         )
+
+    def _model_info(self, repo: str, revision: str) -> HubModel:
+        if any(os.environ.get(name, "").upper() in TRUE for name in _OFFLINE):
+            raise _offline(self.access.endpoint)
+        if not _REPOSITORY.fullmatch(repo) or ".." in repo:
+            raise MalformedError(
+                "bad-repo", "this cannot be a repository", expected="owner/name", found=repo[:300]
+            )
+        target = f"/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
+        where = self.access.endpoint
+        value, _ = self._ask(repo, revision, where + target, where)
+        info = hub_model(value, where=where)
+        if info.id != repo:
+            raise _renamed(where, repo, info.id)
+        return info
 
     def refusal(self, status: int, code: str, repo: str, revision: str) -> NetworkError | None:
         """What the Hub's `X-Error-Code` means for a person; None for codes that say nothing more."""
@@ -261,35 +249,41 @@ def _first_bytes(source: HttpByteSource, limit: int) -> bytes:
     return bytes(data[:limit])
 
 
-def _next_target(link: str | None) -> str | None:
-    """Path and query of the next page: it is asked of the same Hub, whatever host the link names."""
-    links = parse_header_links(link) if link else []
-    url = next((one.get("url", "") for one in links if one.get("rel") == "next"), "")
-    parts = urlsplit(url)
-    return f"{parts.path}?{parts.query}" if url else None
+def _tree_target(repo: str, commit: str) -> str:
+    return f"/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true&expand=false"
 
 
-def _connection_error(error: Exception, endpoint: str) -> NetworkError:
-    name = type(error).__name__
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return NetworkError(
-            "tls-refused",
-            "the Hub's certificate is not trusted",
-            where=endpoint,
-            hint="if a proxy of your own replaces certificates, name its CA in SSL_CERT_FILE",
-        )
-    if name in ("ConnectError", "ConnectTimeout", "ProxyError"):
-        hint = "check the network, or HF_ENDPOINT if it names a mirror; then run the same command again"
-        return TransientError(
-            "unreachable", "the Hub cannot be reached", where=endpoint, found=name, hint=hint
-        )
-    if name in ("ReadTimeout", "WriteTimeout", "PoolTimeout"):
-        return TransientError(
-            "stalled", "the Hub does not answer in time", where=endpoint, found=name, hint=TRY_AGAIN
-        )
-    return TransientError(
-        "dropped", "the connection to the Hub was lost", where=endpoint, found=name, hint=TRY_AGAIN
-    )
+def _tell_warnings(hop: Hop) -> None:
+    """Pass on what the Hub warns of, for example of a client or a token that will soon be refused."""
+    text = hop.headers.get("x-hf-warning", "")
+    if text:
+        tell("the Hub warns: " + "".join(filter(str.isprintable, text))[:300])
+
+
+class _Listing:
+    """The entries of a commit, page by page, with an end to pages, entries and time."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.entries: list[Mapping[str, Any]] = []
+        self._endpoint = endpoint
+        self._pages: set[str] = set()
+        self._until = time.monotonic() + LISTING_SECONDS
+
+    def add(self, page: list[Mapping[str, Any]], following: str | None) -> None:
+        """One page, and where the next one is. Raises NetworkError (`hub-answer`)."""
+        self.entries += page
+        fault = ""
+        if len(self.entries) > MAX_ENTRIES:
+            fault = f"more than {MAX_ENTRIES} files"
+        elif following is not None and not page:
+            fault = "an empty page that is not the last one"
+        elif following is not None and (following in self._pages or len(self._pages) >= MAX_PAGES):
+            fault = f"pages without end, or more than {MAX_PAGES}"
+        elif time.monotonic() > self._until:
+            fault = f"a list that takes more than {LISTING_SECONDS:.0f} s"
+        if fault:
+            raise _odd_answer(self._endpoint, fault)
+        self._pages.add(following or "")
 
 
 def _offline(endpoint: str) -> NetworkError:

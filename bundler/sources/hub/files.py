@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 from bundler.core.digest import is_git_commit, is_sha256_hex
 from bundler.core.strict_json import MAX_INTEGER
 from bundler.errors import ExitCode, Finding, NetworkError
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoSibling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +23,67 @@ class ListedFile:
     sha256: str | None = None
     """LFS digest of the bytes."""
     xet_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToldFile:
+    """A file as the model's information names it; a mirror may say less than the Hub."""
+
+    path: str
+    size: int | None = None
+    oid: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubModel:
+    """What a Hub says about a model at one revision."""
+
+    id: str
+    sha: str | None
+    gated: bool = False
+    card: Mapping[str, Any] = field(default_factory=dict)
+    siblings: tuple[ToldFile, ...] = ()
+
+
+def hub_model(value: Any, *, where: str) -> HubModel:
+    """The answer of `/api/models/OWNER/NAME/revision/REVISION`. Raises NetworkError (`hub-answer`)."""
+    answer = value if isinstance(value, Mapping) else {}
+    siblings = answer.get("siblings") or []
+    name = answer.get("id") or answer.get("modelId")
+    well_formed = isinstance(name, str) and isinstance(siblings, list)
+    if not well_formed or not all(_is_sibling(one) for one in siblings):
+        raise NetworkError(
+            "hub-answer",
+            "the answer is not one of a Hugging Face Hub",
+            where=where,
+            expected="model metadata: an id, and siblings with file names",
+            found=repr(value)[:200],
+            hint="check HF_ENDPOINT and `endpoint` in the spec; a proxy may be answering instead",
+        )
+    sha, card = answer.get("sha"), answer.get("cardData")
+    return HubModel(
+        id=str(name),
+        sha=sha if isinstance(sha, str) else None,
+        gated=bool(answer.get("gated")),
+        card=card if isinstance(card, Mapping) else {},
+        siblings=tuple(map(_told, siblings)),
+    )
+
+
+def _is_sibling(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("rfilename"), str)
+
+
+def _told(sibling: Mapping[str, Any]) -> ToldFile:
+    size, oid, lfs = (sibling.get(name) for name in ("size", "blobId", "lfs"))
+    sha256 = lfs.get("sha256") if isinstance(lfs, Mapping) else None
+    return ToldFile(
+        path=str(sibling["rfilename"]),
+        size=size if type(size) is int else None,
+        oid=oid if isinstance(oid, str) else None,
+        sha256=sha256 if isinstance(sha256, str) else None,
+    )
 
 
 def git_blob_sha1(data: bytes) -> str:
@@ -101,25 +159,31 @@ def _pin_finding(file: ListedFile, where: str) -> Finding | None:
 
 
 def listing_findings(
-    listed: Sequence[ListedFile], siblings: Sequence[RepoSibling], *, where: str
+    listed: Sequence[ListedFile], siblings: Sequence[ToldFile], *, where: str
 ) -> list[Finding]:
     """Files on which the Hub's model information and its tree of the commit disagree.
 
-    Model information is cut off for very large repositories, so the tree may have more.
+    Model information is cut off for very large repositories, so the tree may have more. What it leaves out
+    of a file (mirrors do) is not compared.
     """
-    tree = {file.path: _facts(file.size, file.oid, file.sha256) for file in listed}
+    tree = {file.path: file for file in listed}
     findings = []
-    for sibling in siblings:
-        sha256 = sibling.lfs.sha256 if sibling.lfs else None
-        told = _facts(sibling.size, sibling.blob_id, sha256)
-        known = tree.get(str(sibling.rfilename), "not there")
-        if told != known:
-            findings.append(_disagreement(f"{where}: {sibling.rfilename}", told, known))
+    for told in siblings:
+        known = tree.get(told.path)
+        if known is None or not _agree(told, known):
+            findings.append(_disagreement(f"{where}: {told.path}", _facts(told), _facts(known)))
     return findings
 
 
-def _facts(size: int | None, oid: str | None, sha256: str | None) -> str:
-    return f"{size} bytes, git blob {oid or 'unknown'}, sha256 {sha256 or 'none'}"
+def _agree(told: ToldFile, known: ListedFile) -> bool:
+    pairs = ((told.size, known.size), (told.oid, known.oid), (told.sha256, known.sha256))
+    return all(one is None or one == other for one, other in pairs)
+
+
+def _facts(file: ToldFile | ListedFile | None) -> str:
+    if file is None:
+        return "not there"
+    return f"{file.size} bytes, git blob {file.oid or 'unknown'}, sha256 {file.sha256 or 'none'}"
 
 
 def _disagreement(where: str, told: str, known: str) -> Finding:

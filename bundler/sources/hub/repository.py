@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bundler.core.digest import is_git_commit
 from bundler.core.evidence import MODEL_SIGNATURE_LIMIT, model_evidence, model_evidence_path
@@ -22,13 +22,17 @@ from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, NetworkError, SealiftError
 from bundler.sources.hub.access import TokenChoice, hub_access, read_token
 from bundler.sources.hub.client import HubClient, Patience
-from bundler.sources.hub.files import ListedFile, git_blob_sha1, listed_files, listing_findings, pin_findings
+from bundler.sources.hub.files import (
+    HubModel,
+    ListedFile,
+    git_blob_sha1,
+    listed_files,
+    listing_findings,
+    pin_findings,
+)
 from bundler.sources.hub.xet import XetByteSource, XetTransport
 from bundler.sources.jobs import ByteSource, FetchJob
 from bundler.trust.upstream.model_signatures import is_signature_name
-
-if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
 
 __all__ = [
     "model_jobs",
@@ -77,9 +81,9 @@ def resolve_model(
         commit=commit,
         format=spec.format,
         endpoint=spec.endpoint,
-        declared_license=declared_license(info.card_data),
+        declared_license=declared_license(info.card),
         concluded_license=spec.license,
-        gated=bool(info.gated),
+        gated=info.gated,
         allow_pickle=spec.allow_pickle,
         include=spec.include,
         exclude=spec.exclude,
@@ -89,7 +93,7 @@ def resolve_model(
     signatures = _signatures(spec, model, listed)
     pinned = {file.path: file for file in (*chosen, *signatures)}
     _raise_all(
-        listing_findings(listed, info.siblings or [], where=spec.repo)
+        listing_findings(listed, info.siblings, where=spec.repo)
         + _path_findings(model, chosen)
         + pin_findings([pinned[path] for path in sorted(pinned)], where=spec.repo)
     )
@@ -230,11 +234,11 @@ def unmatched_includes(model: LockedModel) -> tuple[str, ...]:
     return tuple(pattern for pattern in model.include if not _any_match(paths, pattern))
 
 
-def declared_license(card: Any) -> str | None:
+def declared_license(card: Mapping[str, Any]) -> str | None:
     """The licence a model card declares: its own name for `other`, several joined by commas; None without."""
-    declared = getattr(card, "license", None)
+    declared = card.get("license")
     if declared in (None, "", "other"):
-        declared = getattr(card, "license_name", None) or declared
+        declared = card.get("license_name") or declared
     names = declared if isinstance(declared, list) else [declared]
     text = ", ".join(name.strip() for name in names if isinstance(name, str))
     # It is someone's text on its way into the lock: one line that a terminal can show.
@@ -265,7 +269,7 @@ def _refuse_bad_identifier(spec: ModelSpec) -> None:
         )
 
 
-def _commit_of(info: ModelInfo, spec: ModelSpec, endpoint: str) -> str:
+def _commit_of(info: HubModel, spec: ModelSpec, endpoint: str) -> str:
     commit = info.sha
     if commit is None or not is_git_commit(commit):
         raise NetworkError(
