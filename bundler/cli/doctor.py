@@ -18,6 +18,7 @@ from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, Finding
+from bundler.storage.child_environment import CONTAINERS, child_environment
 
 SIDES = ("both", "connected", "perimeter")
 SLOW_SHA256 = 1_000_000_000
@@ -156,7 +157,14 @@ def _program(name: str, why: str, package: str, *, needed: bool = False) -> Call
 
 def _first_line(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            env=child_environment(os.environ, *CONTAINERS),
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"does not run: {error}"
     return (done.stdout or done.stderr).strip().split("\n")[0][:80]
@@ -191,7 +199,8 @@ def private_network(_: Path) -> Iterator[Check]:
     """Whether this user can run a command without any network, as the demo does."""
     command = ["unshare", "-n", "true"] if os.geteuid() == 0 else ["unshare", "-rn", "true"]
     try:
-        works = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        environment = child_environment(os.environ)
+        works = subprocess.run(command, capture_output=True, check=False, env=environment).returncode == 0
     except OSError:
         works = False
     says = "commands can be run without any network" if works else "network namespaces are not allowed here"

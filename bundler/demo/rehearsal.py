@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bundler.errors import MachineError, SealiftError, UsageError
+from bundler.storage.child_environment import child_environment
 
 MARKER = ".sealift-demo"
 PASSPHRASE = "demo only"  # noqa: S105 - of a key that signs nothing but the demo
@@ -191,7 +192,9 @@ def can_cut_network() -> bool:
     flag = "-n" if os.geteuid() == 0 else "-rn"
     if shutil.which("unshare") is None:
         return False
-    return subprocess.run(["unshare", flag, "true"], capture_output=True, check=False).returncode == 0
+    environment = child_environment(os.environ)
+    tried = subprocess.run(["unshare", flag, "true"], capture_output=True, check=False, env=environment)
+    return tried.returncode == 0
 
 
 def connected_steps() -> tuple[Step, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bundler.core.specs.target import Target
 from bundler.errors import ExitCode, Finding, MachineError
+from bundler.storage.child_environment import child_environment
 
 OPENMP = "libgomp.so.1"
 OPENMP_HINT = "apt-get install libgomp1 (Debian, Ubuntu), dnf install libgomp (RHEL), or the engine's image"
@@ -20,8 +21,6 @@ _ASK = (
     "import json, platform, sys; print(json.dumps({'implementation': sys.implementation.name, "
     "'version': platform.python_version(), 'machine': platform.machine(), 'path': sys.executable}))"
 )
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "UV_PYTHON_INSTALL_DIR", "XDG_DATA_HOME")
-"""All that programs started here see of the caller's environment: no index, no proxy, no PYTHONPATH."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +32,8 @@ class HostPython:
 
 
 def environment(caller: Mapping[str, str]) -> dict[str, str]:
-    """What of the caller's environment is passed on to programs started while installing."""
-    return {name: caller[name] for name in PASSED_ON if name in caller}
+    """What programs started while installing see of `caller`: no index, no proxy, no PYTHONPATH."""
+    return child_environment(caller, "UV_PYTHON_INSTALL_DIR")
 
 
 def check_host(target: Target) -> None:

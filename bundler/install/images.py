@@ -39,6 +39,7 @@ from bundler.core import strict_json
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.specs.image_reference import ImageReference
 from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, UsageError
+from bundler.storage.child_environment import CONTAINERS, child_environment
 from bundler.storage.private_folder import private_folder
 
 PIECE = 1 << 20
@@ -51,7 +52,9 @@ INSTALL = {
 ZSTD_DOCKER = 23
 """First docker engine that reads zstd layers."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "amd64": "amd64"}
-_LOWER_CASE_PATH = re.compile(r"[a-z0-9/_.-]+")
+_NAME_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME_PATH = re.compile(rf"(?:/{_NAME_PART})+")
+"""A folder whose path is part of an image name as it is (distribution/reference): podman makes one of it."""
 _HOST = r"localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:)|\[[0-9A-Fa-f:]+\]"
 _REGISTRY_TARGET = re.compile(
     rf"(?:https?://)?(?P<host>(?:{_HOST})(?::[0-9]+)?)/?(?P<prefix>[a-z0-9]+(?:[._/-]+[a-z0-9]+)*)?"
@@ -524,7 +527,7 @@ def layout_view(layout: Path, root: Descriptor) -> Iterator[Path]:
 
 def _lower_case_folder() -> Path | None:
     for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp"):  # noqa: S108 - only private folders in it
-        if _LOWER_CASE_PATH.fullmatch(folder) and os.access(folder, os.W_OK):
+        if _NAME_PATH.fullmatch(folder) and os.access(folder, os.W_OK):
             return Path(folder)
     return None
 
@@ -543,17 +546,26 @@ def _run(command: Sequence[str], *, login: str = "") -> str:
 
 def _run_bytes(command: Sequence[str], *, login: str = "") -> bytes:
     """Standard output of a program that succeeded. Raises MachineError (`image-tool-failed`)."""
-    done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command, capture_output=True, stdin=subprocess.DEVNULL, check=False, env=_environment()
+    )
     if done.returncode != 0:
         raise _failed(command, done.returncode, done.stderr, login)
     return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """What podman, docker, ctr and skopeo see of our environment: no passphrase, no token."""
+    return child_environment(os.environ, *CONTAINERS)
 
 
 def _pipe(command: Sequence[str], write: Callable[[BinaryIO], None]) -> None:
     """Run a program that reads what `write` writes; it is ended when writing fails."""
     with (
         tempfile.TemporaryFile() as said,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=said, stderr=said, env=_environment()
+        ) as process,
     ):
         _feed(process, write)
         code = process.wait()

@@ -20,6 +20,7 @@ import pytest
 from bundler.assembly.image_layout import layout_documents
 from bundler.content.oci import check_layout
 from bundler.core.progress import SilentProgress
+from bundler.core.specs.image_reference import ImageReference
 from bundler.core.specs.lock import LockedImage
 from bundler.core.specs.spec import ImageSpec
 from bundler.demo.registry import make_demo_image, push_layout
@@ -274,13 +275,24 @@ def test_the_view_of_one_image_copies_no_blob_and_is_gone_afterwards(whole: Path
     assert check_layout(whole) == []
 
 
-def test_a_temporary_folder_with_capital_letters_is_avoided(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["Upper", "_a", "a_", "a___b", "a..b", "-a", "a b", "a:b"])
+def test_a_temporary_folder_that_is_no_image_name_is_avoided(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    (tmp_path / "Upper").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "Upper"))
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
     with layout_view(whole, images_for(whole, BOTH[0])[0].root) as view:
-        assert str(view) == str(view).lower()
+        ImageReference.parse(f"localhost{view}")
+
+
+@pytest.mark.parametrize("drawn", ["________", "_a3k9x__", "a___b_00"])
+def test_no_random_name_can_break_an_image_name(
+    whole: Path, monkeypatch: pytest.MonkeyPatch, drawn: str
+) -> None:
+    """podman makes an image name of the folder it pulls from; Python's own temporary names have `_`."""
+    monkeypatch.setattr(tempfile, "_get_candidate_names", lambda: iter([drawn] * 9))
+    with layout_view(whole, images_for(whole, BOTH[0])[0].root) as view:
+        ImageReference.parse(f"localhost{view}")
 
 
 # --- podman, and a real container ---

@@ -23,6 +23,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from bundler.core.specs.image_reference import DOCKER_HUB, DOCKER_HUB_API
 from bundler.errors import MachineError, MalformedError, NetworkError
+from bundler.storage.child_environment import helper_environment
 
 CONFIG_LIMIT = 4 << 20
 HELPER_SECONDS = 60
@@ -154,7 +155,12 @@ def ask_helper(name: str, server: str) -> Credentials | None:
         )
     try:
         done = subprocess.run(
-            [program, "get"], input=server.encode(), capture_output=True, timeout=HELPER_SECONDS, check=False
+            [program, "get"],
+            input=server.encode(),
+            capture_output=True,
+            timeout=HELPER_SECONDS,
+            check=False,
+            env=helper_environment(os.environ, name),
         )
     except subprocess.TimeoutExpired:
         raise _helper_failed(name, server, f"no answer in {HELPER_SECONDS} s") from None

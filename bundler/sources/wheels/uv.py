@@ -17,12 +17,10 @@ from pathlib import Path
 
 from bundler.core.specs.target import Target
 from bundler.errors import MachineError, MalformedError
+from bundler.storage.child_environment import CERTIFICATES, PROXIES, child_environment
 
 _PASSED_ON = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "NETRC"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "SSL_CLIENT_CERT"),
+    *("NETRC", *PROXIES, *CERTIFICATES),
     *("UV_CACHE_DIR", "UV_HTTP_TIMEOUT", "UV_HTTP_RETRIES", "UV_CONCURRENT_DOWNLOADS"),
     *("UV_NATIVE_TLS", "UV_SYSTEM_CERTS", "UV_INSECURE_HOST"),
 )
@@ -51,7 +49,7 @@ def find_uv() -> str:
 def resolver_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What of `environ` uv may see: proxies, certificates, its cache, credentials of named indexes."""
     named = {name: value for name, value in environ.items() if _NAMED_CREDENTIAL.fullmatch(name)}
-    return {name: environ[name] for name in _PASSED_ON if name in environ} | named
+    return child_environment(environ, *_PASSED_ON) | named
 
 
 _NAMED_CREDENTIAL = re.compile(r"UV_INDEX_[A-Z0-9_]+_(USERNAME|PASSWORD)")
@@ -63,7 +61,7 @@ def default_index(environ: Mapping[str, str]) -> str:
     uv is asked in an empty folder: a project's own `uv.toml` belongs to another project. Raises
     MalformedError (`bad-uv-config`).
     """
-    wanted = {name: environ[name] for name in _CONFIGURES if name in environ}
+    wanted = child_environment(environ, *_CONFIGURES)
     arguments = ["pip", "compile", "nothing.in", "--emit-index-url", "--no-header", "--color", "never"]
     arguments += [
         "--python",
@@ -86,10 +84,7 @@ def default_index(environ: Mapping[str, str]) -> str:
     return next(line.split(" ", 1)[1] for line in told.splitlines() if line.startswith("--index-url "))
 
 
-_CONFIGURES = (
-    *("PATH", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_CACHE_HOME", "UV_CACHE_DIR"),
-    *("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE", "UV_NO_CONFIG"),
-)
+_CONFIGURES = ("UV_CACHE_DIR", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_CONFIG_FILE", "UV_NO_CONFIG")
 
 
 class UvFailure(Exception):
