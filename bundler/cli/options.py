@@ -6,6 +6,7 @@ A group is a decorator. It adds its options and passes them to the command as on
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +35,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class TrustOptions:
     """Whom this perimeter trusts and what it remembers, as it was typed.
 
-    `first_use` is what was typed after `--trust-on-first-use`.
+    `first_use` is what was typed after `--trust-on-first-use`. With `insecure_first_use` a state may begin
+    although nobody compared the policy with paper.
     """
 
     policy: Path
     state: Path | None
     trusted_root: Path | None
     first_use: str | None
+    insecure_first_use: bool = False
 
     def perimeter(self) -> Perimeter:
         """The files that these options name. Raises UsageError (`no-policy`, `no-trusted-root`)."""
@@ -50,10 +53,17 @@ class TrustOptions:
         root = self.trusted_root or self.policy.parent / TRUSTED_ROOT
         wanted = self.trusted_root is not None or root.is_file()
         require_other_file(self.state, inputs=[self.policy, root])
+        policy = _read_policy(self.policy)
+        state = StateFiles.of(self.state)
+        first_use = self.first_use
+        if first_use is None and self.insecure_first_use:
+            first_use = hashlib.sha256(policy).hexdigest()
+        elif first_use is None and state.is_blank():
+            _warn_of_missing_paper(policy)
         return Perimeter(
-            policy=_read_policy(self.policy),
-            state=StateFiles.of(self.state),
-            first_use=self.first_use,
+            policy=policy,
+            state=state,
+            first_use=first_use,
             trusted_root=_read(root, TRUSTED_ROOT_LIMIT, "trusted root") if wanted else None,
         )
 
@@ -65,7 +75,8 @@ class TrustOptions:
             ("--trusted-root", self.trusted_root),
             ("--trust-on-first-use", self.first_use if first_use else None),
         ]
-        return [word for name, value in given if value for word in (name, str(value))]
+        words = [word for name, value in given if value for word in (name, str(value))]
+        return [*words, "--insecure-first-use"] if first_use and self.insecure_first_use else words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +118,17 @@ def trust_options(command: Command) -> Command:
             "first_use",
             metavar="sha256:DIGEST",
             default=None,
-            help="Begin without a state: type the policy's digest from paper.",
+            help="Begin without a state: type the policy's digest from paper, in groups or not.",
+        ),
+        click.option(
+            "--insecure-first-use",
+            is_flag=True,
+            help="Test benches: begin without a state and without the digest from paper.",
         ),
     )
 
     def grouped(given: dict[str, Any]) -> dict[str, Any]:
-        names = ("policy", "trusted_root", "state", "first_use")
+        names = ("policy", "trusted_root", "state", "first_use", "insecure_first_use")
         return {"trust": TrustOptions(**{name: given.pop(name) for name in names})}
 
     return _grouping(command, options, grouped)
@@ -172,6 +188,19 @@ def _read_policy(path: Path) -> bytes:
             hint="name the policy with --policy FILE; it never comes with a bundle",
         )
     return data
+
+
+def _warn_of_missing_paper(policy: bytes) -> None:
+    """Say that a first use with an empty state file compares the policy with nothing."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.params.get("as_json"):
+        return
+    digest = hashlib.sha256(policy).hexdigest()
+    Output(as_json=False).say(
+        click.style("warning:", fg="yellow", bold=True)
+        + " the state is empty, and the policy was not compared with the digest on paper.\n"
+        + f"  Compare sha256:{digest}, or begin with --trust-on-first-use DIGEST"
+    )
 
 
 def _read(path: Path, limit: int, what: str) -> bytes:

@@ -7,7 +7,7 @@ rules run with `cryptography` here and with the `openssl` program in `verify.pyz
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ class RequirementOutcome:
     not_counted: tuple[NotCounted, ...]
     not_checked: tuple[str, ...] = ()
     objections: tuple[Objection, ...] = ()
+    counted_attestations: tuple[str, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -114,13 +115,15 @@ class TrustResult:
     """Steps 4 and 5 of a verification.
 
     `requirements` is empty when step 4 failed: a later step does not run. `newest_time` is the newest
-    time (seconds since 1970 UTC) in any authenticated record, None when there is none.
+    time (seconds since 1970 UTC) in any authenticated record, None when there is none. `counted_time` is the
+    newest one in the manifest and in statements that counted: the only one that may be remembered.
     """
 
     authentication: Authentication
     requirements: tuple[RequirementOutcome, ...] = ()
     decision_findings: tuple[Finding, ...] = ()
     newest_time: int | None = None
+    counted_time: int | None = None
 
     @property
     def attestations(self) -> tuple[Attestation, ...]:
@@ -185,11 +188,13 @@ def evaluate(
         return TrustResult(authentication)
     bundle = _Bundle(policy, manifest, authentication)
     requirements = bundle.requirements()
+    counted = {name for outcome in requirements for name in outcome.counted_attestations}
     return TrustResult(
         authentication,
         requirements,
         (*_revocation_findings(policy, manifest), *_unmet(requirements)),
-        bundle.newest_time(),
+        bundle.newest_time(lambda item: item.key not in policy.revoked.keys),
+        bundle.newest_time(lambda item: item.name in counted),
     )
 
 
@@ -251,11 +256,11 @@ class _Bundle:
         spoken = self._owners_who_spoke(judged)
         return tuple(self._outcome(requirement, answer, spoken) for requirement, answer in judged)
 
-    def newest_time(self) -> int | None:
-        """The newest time that an unrevoked signer or the signed manifest states."""
+    def newest_time(self, heard: Callable[[Attestation], bool]) -> int | None:
+        """The newest time that the manifest or a statement which is `heard` states."""
         stated = [parse_instant(self.manifest.members.get("createdAt"))]
         for item in self.authentication.attestations:
-            if item.key not in self.policy.revoked.keys:
+            if heard(item):
                 stated += [item.signed_at, *stated_times(item.statement.predicate)]
         return max((time for time in stated if time is not None), default=None)
 
@@ -315,6 +320,7 @@ class _Bundle:
     ) -> RequirementOutcome:
         role = self.policy.roles[requirement.role]
         counted: dict[str, str] = {}
+        names: list[str] = []
         rejected: list[NotCounted] = []
         for item, own_fault in answer.faults:
             owner = owner_of(self.policy, item)
@@ -323,6 +329,7 @@ class _Bundle:
                 rejected.append(NotCounted(item.name, owner, fault))
             else:
                 counted[fold_owner(owner)] = owner
+                names.append(item.name)
         return RequirementOutcome(
             requirement=requirement,
             threshold=role.threshold,
@@ -331,6 +338,7 @@ class _Bundle:
             not_counted=tuple(rejected),
             not_checked=self._might_help(role),
             objections=answer.objections,
+            counted_attestations=tuple(names),
         )
 
     def _might_help(self, role: Role) -> tuple[str, ...]:

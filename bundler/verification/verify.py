@@ -17,7 +17,7 @@ from bundler.core.report import Report
 from bundler.errors import Finding, MachineError
 from bundler.storage.hashing import HashUnits, available_cores, hash_units
 from bundler.storage.tree import Stamp, opened_root
-from bundler.trust.perimeter.state import effective_time
+from bundler.trust.perimeter.state import State, ahead_findings, effective_time, rememberable
 from bundler.trust.perimeter.state_files import OpenedState, StateFiles
 from bundler.trust.policy import TrustPolicy, TrustResult
 from bundler.verification import steps
@@ -184,7 +184,8 @@ class _Verification:
                 self.perimeter.trusted_root, policy.trusted_root_sha256
             )
         self.opened = self.perimeter.state.open(policy.sha256, self.perimeter.first_use)
-        return Checked(findings=self.opened.state.policy_findings(policy), detail=checked.detail)
+        ahead = ahead_findings(self.opened.state, int(self.perimeter.clock()))
+        return Checked(findings=(*self.opened.state.policy_findings(policy), *ahead), detail=checked.detail)
 
     def check_requirements(self) -> Checked:
         """Step 5: the policy's requirements, and that nothing goes back behind the state."""
@@ -239,20 +240,27 @@ class _Verification:
         assert checks.policy is not None
         assert checks.trust is not None
         assert checks.manifest is not None
-        advanced = self.opened.state.advanced(
-            checks.policy,
-            checks.manifest,
-            checks.trust.newest_time,
-        )
-        if checks.list_agreed:
-            advanced = advanced.noting_chunk_list(checks.manifest.sha256)
+        policy, manifest, agreed = checks.policy, checks.manifest, checks.list_agreed
+        newest = rememberable(checks.trust.counted_time, int(self.perimeter.clock()))
+
+        def accepted(state: State) -> State:
+            after = state.advanced(policy, manifest, newest)
+            return after.noting_chunk_list(manifest.sha256) if agreed else after
+
         try:
-            self.perimeter.state.write(self.opened, advanced)
+            written = self.perimeter.state.advance(
+                self.opened,
+                accepted,
+                lambda state: state.findings(policy, manifest),
+            )
         except OSError as error:
             raise _not_remembered(self.perimeter.state.paths[0], error) from error
         if self.journal_file is not None:
             self.journal_file.unlink(missing_ok=True)
-        return Checked(detail=f"state written to {self.perimeter.state.paths[0]}")
+        place = self.perimeter.state.paths[0]
+        return Checked(
+            detail=f"state written to {place}" if written else f"nothing new for the state {place}"
+        )
 
     def _list_agrees(self, manifest: str) -> bool:
         return self.opened is not None and manifest in self.opened.state.chunk_lists

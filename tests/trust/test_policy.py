@@ -292,8 +292,23 @@ def test_the_newest_time_of_authenticated_records_is_found() -> None:
     case.sign_all()
     case.put("legal", signed("legal", case.legal(reviewedAt="2026-05-01T12:00:00+02:00")))
     assert judged(case).newest_time == 1777629600
+    assert judged(case).counted_time == 1777629600
     case.put("release-old", signed("old", case.about(LEGAL_TYPE, {"reviewedAt": "2099-01-01T00:00:00Z"})))
     assert judged(case).newest_time == 1777629600
+
+
+@pytest.mark.parametrize("signer", ["root-1", "legal"], ids=["a key that nothing asks for", "a second word"])
+def test_a_statement_that_does_not_count_moves_no_remembered_time(signer: str) -> None:
+    case = Case()
+    case.manifest_changes["createdAt"] = "2026-01-01T00:00:00Z"
+    case.sign_all()
+    far = "2099-01-01T00:00:00Z"
+    case.put("far", signed(signer, case.about("urn:sealift:governance:v1", {"approvedAt": far})))
+    case.put("risk-far", signed("security-1b", case.risk(decidedAt=far)))
+    result = judged(case)
+    assert not result.decision_findings
+    assert result.newest_time == 4070908800
+    assert result.counted_time == 1767225600
 
 
 CI = Identity(issuer="https://token.example", san="https://example.org/ci@v1")

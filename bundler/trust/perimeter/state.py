@@ -29,6 +29,8 @@ _SHAPE = {
 }
 CHUNK_LISTS = 64
 """Manifests whose chunk list is remembered, the newest: more than a host keeps bundles."""
+MOST_AHEAD = 24 * 3600
+"""Seconds that a remembered time may lie beyond the clock: a signer's clock may be wrong by a day at most."""
 _LAST_SHAPE = {"serial": int, "manifest": str}
 
 
@@ -151,7 +153,10 @@ class State:
         manifest: Manifest | None = None,
         newest_time: int | None = None,
     ) -> State:
-        """The state after accepting this policy and, when given, this release. Never goes back."""
+        """The state after accepting this policy and, when given, this release. Never goes back.
+
+        `newest_time` is one that may be remembered: see `rememberable`.
+        """
         times = [time for time in (self.newest_time, newest_time) if time is not None]
         state = replace(self, newest_time=max(times, default=None))
         if policy.version > self.policy_version:
@@ -203,6 +208,32 @@ def effective_time(clock: int, *authenticated: int | None) -> int:
     A clock set back cannot make an expired thing valid again; one set forward only expires more.
     """
     return max([clock, *(time for time in authenticated if time is not None)])
+
+
+def rememberable(counted: int | None, clock: int) -> int | None:
+    """The newest time of counted statements, but at most a day beyond the clock.
+
+    Else one signer with a wrong clock could make everything expire in this perimeter, for ever.
+    """
+    return None if counted is None else min(counted, clock + MOST_AHEAD)
+
+
+def ahead_findings(state: State, clock: int) -> tuple[Finding, ...]:
+    """`state-time-ahead`, a warning: the remembered time lies further ahead than any verify writes it."""
+    if state.newest_time is None or state.newest_time <= clock + MOST_AHEAD:
+        return ()
+    return (
+        Finding(
+            "state-time-ahead",
+            "the state remembers a time that lies ahead of the clock: things may expire too early",
+            where="state: lastSignedTime",
+            expected=f"at most a day after the clock, {format_instant(clock)}",
+            found=format_instant(state.newest_time),
+            hint="set the clock; if it is right: `sealift trust reset-time --trust-on-first-use DIGEST`",
+            severity="warning",
+            exit_code=ExitCode.AUTHENTICITY,
+        ),
+    )
 
 
 def _parse_serials(value: Mapping[str, Any], where: str) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""Where the state lies: the host's own, kept twice, or the one file that `--state` names.
+"""Where the state is stored: the host's own, kept twice, or the one file that `--state` names.
 
-format.md section 7. Reading never writes. Writing happens once, after success, atomically; a refusal
-leaves every byte as it was.
+format.md section 7. Reading never writes. Writing happens once, after success, atomically and under a lock:
+what another process wrote meanwhile is read again, compared and kept. A refusal leaves every byte as it was.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bundler.core import strict_json
-from bundler.errors import AuthenticityError, MachineError, MalformedError, SealiftError, UsageError
+from bundler.core.digest import is_sha256_hex
+from bundler.errors import AuthenticityError, Finding, MalformedError, SealiftError, UsageError
 from bundler.storage.atomic import write_atomic
 from bundler.storage.named_file import read_at_most
 from bundler.trust.perimeter.state import State, merged
@@ -36,28 +38,52 @@ class OpenedState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFiles:
-    """The files that hold one state; all but the first are copies."""
+    """The files that hold one state; all but the first are copies.
+
+    With `asks_for_paper` an empty state is no first use by itself: the policy's digest must be typed.
+    """
 
     paths: tuple[Path, ...]
+    asks_for_paper: bool = False
 
     @classmethod
     def of(cls, named: Path | None) -> StateFiles:
         """The one file a person named, or the host's own two."""
-        return cls(paths=(named,) if named is not None else (DEFAULT_STATE, SECOND_COPY))
+        if named is not None:
+            return cls(paths=(named,))
+        return cls(paths=(DEFAULT_STATE, SECOND_COPY), asks_for_paper=True)
 
     def open(self, policy_sha256: str, first_use: str | None = None) -> OpenedState:
         """The state to compare with.
 
-        `first_use` is what the operator typed after `--trust-on-first-use`: `sha256:<policy digest>`, from
+        `first_use` is what the operator typed after `--trust-on-first-use`: the digest of the policy, from
         paper. It must equal `policy_sha256`, and lets a lost or damaged state begin anew from whatever
         copies can still be read. Raises AuthenticityError (`state-missing`, `state-lost`, `state-edited`,
         `first-use-digest`), MalformedError (`bad-state`), UsageError (`bad-first-use`).
         """
-        trusted = first_use is not None and _typed_digest(first_use, policy_sha256)
-        found = tuple(map(_read, self.paths))
-        if trusted:
+        found = self._read_all()
+        if first_use is not None:
+            compare_with_paper(first_use, policy_sha256)
             return OpenedState(state=merged(self._readable(found)), found=found)
         return OpenedState(state=self._agreed(found), found=found)
+
+    def is_blank(self) -> bool:
+        """Whether the state remembers nothing yet, so that nothing but paper can show a false policy.
+
+        False also when it cannot be read: `open` reports that.
+        """
+        try:
+            return self._agreed(self._read_all()).first_use
+        except (SealiftError, OSError):
+            return False
+
+    def _read_all(self) -> tuple[bytes | None, ...]:
+        """Every copy as it is now, never one from before and one from after a write."""
+        folder = self.paths[0].parent
+        if len(self.paths) == 1 or not folder.is_dir():
+            return tuple(map(_read, self.paths))
+        with locked_folders((folder,), fcntl.LOCK_SH):
+            return tuple(map(_read, self.paths))
 
     def _readable(self, found: tuple[bytes | None, ...]) -> Iterator[State]:
         for path, data in zip(self.paths, found, strict=True):
@@ -84,27 +110,54 @@ class StateFiles:
                 raise _refuse(
                     "state-edited", "the copies of the state differ", path, "the same bytes in both", "others"
                 )
+        if self.asks_for_paper and states[-1].first_use:
+            raise _refuse(
+                "state-missing", "the state remembers nothing", self.paths[0], "an accepted policy", "none"
+            )
         return states[-1]
 
-    def write(self, opened: OpenedState, state: State) -> None:
-        """Replace the state that was opened by `state`, copies first, each atomically with mode 0600.
+    def advance(
+        self,
+        opened: OpenedState,
+        change: Callable[[State], State],
+        check: Callable[[State], Iterable[Finding]] = lambda state: (),
+    ) -> bool:
+        """Apply `change` to the newest state and write it, copies first; False when nothing was new.
 
-        Raises MachineError (`state-changed`) when another process wrote it in between, and leaves that.
+        The files are read again under the lock. When another process wrote them since they were `opened`,
+        `check` says whether what was verified may still follow: a finding is raised, and nothing is written.
+        Raises AuthenticityError for such findings and as `open` does, OSError when a file cannot be written.
         """
-        for path in self.paths:
+        with self.locked():
+            found = tuple(map(_read, self.paths))
+            current = opened.state if found == opened.found else self._agreed(found)
+            findings = tuple(check(current))
+            if findings:
+                raise AuthenticityError.of(findings)
+            changed = replace(change(current), before=current.before)
+            if changed == current and found[0] is not None and len(set(found)) == 1:
+                return False
+            self._write(found, changed)
+            return True
+
+    def _write(self, found: tuple[bytes | None, ...], state: State) -> None:
+        before = hashlib.sha256(found[0]).hexdigest() if found[0] is not None else ""
+        data = replace(state, before=before).to_bytes()
+        for path in self.paths[1:]:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _guard(self.paths[0].parent):
-            if tuple(map(_read, self.paths)) != opened.found:
-                raise MachineError(
-                    "state-changed",
-                    "another process changed the state meanwhile",
-                    where=str(self.paths[0]),
-                    hint="run the same command again",
-                )
-            before = hashlib.sha256(opened.found[0]).hexdigest() if opened.found[0] is not None else ""
-            data = replace(state, before=before).to_bytes()
-            for path in reversed(self.paths):
-                write_atomic(path, data, mode=STATE_MODE)
+        for path in reversed(self.paths):
+            write_atomic(path, data, mode=STATE_MODE)
+
+    @contextmanager
+    def locked(self, *others: Path) -> Iterator[None]:
+        """Hold the lock of this state, and of the folders `others`; one process at a time has it.
+
+        The folder is locked itself, so no lock file is left behind. Not to be taken twice by one process.
+        """
+        folder = self.paths[0].parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with locked_folders((folder, *others)):
+            yield
 
 
 def _read(path: Path) -> bytes | None:
@@ -115,26 +168,41 @@ def _read(path: Path) -> bytes | None:
 
 
 @contextmanager
-def _guard(folder: Path) -> Iterator[None]:
-    """Only one writer at a time; the folder itself is locked, so nothing is left behind."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+def locked_folders(folders: Iterable[Path], kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Lock each of these folders once, in one order for all: two processes never wait for each other."""
+    with ExitStack() as stack:
+        opened: dict[tuple[int, int], int] = {}
+        for folder in folders:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            status = os.fstat(descriptor)
+            opened.setdefault((status.st_dev, status.st_ino), descriptor)
+        for identity in sorted(opened):
+            fcntl.flock(opened[identity], kind)
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _typed_digest(typed: str, policy_sha256: str) -> bool:
-    prefix, _, digest = typed.replace(" ", "").lower().partition(":")
-    if prefix != "sha256" or len(digest) != 64:
+def paper_digest(typed: str) -> str:
+    """The hex SHA-256 that a person typed from paper: with or without `sha256:`, in groups or not, any case.
+
+    Raises UsageError (`bad-first-use`).
+    """
+    digest = re.sub(r"[\s:.-]", "", typed.lower())
+    digest = digest.removeprefix("sha256")
+    if not is_sha256_hex(digest):
         raise UsageError(
             "bad-first-use",
             "the typed policy digest cannot be read",
-            expected="sha256:<64 hex digits>, from paper or read aloud",
+            expected="64 hexadecimal digits, in groups or not, with or without sha256:",
             found=typed[:100],
             hint="ask the security officer for the digest of the current policy",
         )
+    return digest
+
+
+def compare_with_paper(typed: str, policy_sha256: str) -> None:
+    """Raises AuthenticityError (`first-use-digest`) unless the typed digest is that of the policy."""
+    digest = paper_digest(typed)
     if digest != policy_sha256:
         raise AuthenticityError(
             "first-use-digest",
@@ -144,7 +212,6 @@ def _typed_digest(typed: str, policy_sha256: str) -> bool:
             found=f"sha256:{policy_sha256}",
             hint="compare with the security officer; do not copy the digest from this message",
         )
-    return True
 
 
 def _refuse(reference: str, what: str, path: Path, expected: str, found: str) -> SealiftError:

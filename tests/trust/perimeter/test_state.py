@@ -13,9 +13,23 @@ from hypothesis import strategies as st
 
 from bundler.core.manifest import Manifest
 from bundler.core.timestamps import format_instant, parse_instant
-from bundler.errors import AuthenticityError, MachineError, MalformedError, UsageError
-from bundler.trust.perimeter.state import Release, State, effective_time, merged
-from bundler.trust.perimeter.state_files import DEFAULT_STATE, SECOND_COPY, StateFiles
+from bundler.errors import AuthenticityError, MalformedError, UsageError
+from bundler.trust.perimeter.state import (
+    MOST_AHEAD,
+    Release,
+    State,
+    ahead_findings,
+    effective_time,
+    merged,
+    rememberable,
+)
+from bundler.trust.perimeter.state_files import (
+    DEFAULT_STATE,
+    SECOND_COPY,
+    OpenedState,
+    StateFiles,
+    paper_digest,
+)
 from bundler.trust.policy import TrustPolicy
 from tests.vectors.trust import CHANNEL, SERIAL, Case, dump, good_policy, sha256
 
@@ -39,6 +53,11 @@ NEW = State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": 5})
 def files(folder: Path, count: int = 2) -> StateFiles:
     """State files in folders of their own, not there yet."""
     return StateFiles(paths=tuple(folder / str(number) / "state.json" for number in range(count)))
+
+
+def write(where: StateFiles, opened: OpenedState, state: State) -> bool:
+    """Make `state` the newest one."""
+    return where.advance(opened, lambda before: state)
 
 
 def put(where: StateFiles, *contents: bytes | None) -> None:
@@ -145,7 +164,7 @@ def test_a_state_is_written_twice_privately_and_read_back(tmp_path: Path) -> Non
     where = files(tmp_path)
     opened = where.open(POLICY_SHA256, f"sha256:{POLICY_SHA256}")
     assert opened.state.first_use
-    where.write(opened, NEW)
+    write(where, opened, NEW)
     assert [stat.S_IMODE(path.stat().st_mode) for path in where.paths] == [0o600, 0o600]
     assert where.paths[0].read_bytes() == where.paths[1].read_bytes()
     assert [path.name for path in where.paths[0].parent.iterdir()] == ["state.json"]
@@ -212,7 +231,7 @@ def test_a_write_cut_off_between_the_copies_is_completed_by_the_next(tmp_path: P
     old = State(policy_version=2, policy_sha256="d" * 64)
     put(where, old.to_bytes(), old.to_bytes())
     opened = where.open(POLICY_SHA256)
-    where.write(opened, NEW)
+    write(where, opened, NEW)
     newer = where.paths[1].read_bytes()
     assert json.loads(newer)["before"] == hashlib.sha256(old.to_bytes()).hexdigest()
     put(where, old.to_bytes(), newer)
@@ -222,21 +241,112 @@ def test_a_write_cut_off_between_the_copies_is_completed_by_the_next(tmp_path: P
 def test_a_main_file_set_back_to_yesterdays_does_not_set_the_state_back(tmp_path: Path) -> None:
     where = files(tmp_path)
     put(where, b"{}", b"{}")
-    where.write(where.open(POLICY_SHA256), NEW)
+    write(where, where.open(POLICY_SHA256), NEW)
     yesterday = where.paths[0].read_bytes()
-    where.write(
-        where.open(POLICY_SHA256), State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": 9})
+    write(
+        where,
+        where.open(POLICY_SHA256),
+        State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": 9}),
     )
     where.paths[0].write_bytes(yesterday)
     assert where.open(POLICY_SHA256).state.serials == {"c": 9}
 
 
-def test_what_another_process_wrote_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+def accepting(serial: int, manifest: str = "ab" * 32) -> State:
+    """The state after serial `serial` of the channel c."""
+    release = Release(serial=serial, manifest=manifest)
+    return State(policy_version=3, policy_sha256=POLICY_SHA256, serials={"c": serial}, last={"c": release})
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(tmp_path: Path) -> None:
     where = files(tmp_path, 1)
     put(where, b"{}")
     opened = where.open(POLICY_SHA256)
     put(where, NEW.to_bytes())
-    with pytest.raises(MachineError) as caught:
-        where.write(opened, State())
-    assert caught.value.reference == "state-changed"
-    assert where.paths[0].read_bytes() == NEW.to_bytes()
+    policy = TrustPolicy.parse(POLICY)
+    other = Manifest.parse(Case(channel="other").manifest)
+    assert where.advance(opened, lambda state: state.advanced(policy, other))
+    assert where.open(POLICY_SHA256).state.serials == {"c": 5, "other": SERIAL}
+
+
+def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
+    where = files(tmp_path)
+    put(where, NEW.to_bytes(), NEW.to_bytes())
+    before = [path.stat().st_mtime_ns for path in where.paths]
+    assert write(where, where.open(POLICY_SHA256), NEW) is False
+    assert [path.stat().st_mtime_ns for path in where.paths] == before
+
+
+def test_a_newer_state_of_another_process_refuses_what_was_verified(tmp_path: Path) -> None:
+    where = files(tmp_path, 1)
+    put(where, b"{}")
+    opened = where.open(POLICY_SHA256)
+    manifest = Manifest.parse(Case(channel="c", serial=7).manifest)
+    put(where, accepting(8).to_bytes())
+    before = where.paths[0].read_bytes()
+    policy = TrustPolicy.parse(POLICY)
+    with pytest.raises(AuthenticityError) as caught:
+        where.advance(
+            opened,
+            lambda state: state.advanced(policy, manifest),
+            lambda state: state.findings(policy, manifest),
+        )
+    assert caught.value.reference == "serial-rollback"
+    assert where.paths[0].read_bytes() == before
+
+
+GROUPED = " ".join(POLICY_SHA256[at : at + 4] for at in range(0, 64, 4))
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        POLICY_SHA256,
+        f"sha256:{POLICY_SHA256}",
+        POLICY_SHA256.upper(),
+        f"SHA256:{POLICY_SHA256}",
+        GROUPED,
+        f"sha256: {GROUPED.upper()}",
+        GROUPED.replace(" ", "-"),
+        f" {GROUPED}\n",
+    ],
+)
+def test_a_digest_from_paper_is_read_as_people_write_it(typed: str) -> None:
+    assert paper_digest(typed) == POLICY_SHA256
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "sha256:", POLICY_SHA256[:-1], POLICY_SHA256 + "0", "sha512:" + POLICY_SHA256]
+)
+def test_another_text_is_no_digest_from_paper(typed: str) -> None:
+    with pytest.raises(UsageError):
+        paper_digest(typed)
+
+
+def test_the_hosts_own_state_asks_for_the_paper_when_it_is_blank(tmp_path: Path) -> None:
+    paths = files(tmp_path).paths
+    where = StateFiles(paths=paths, asks_for_paper=True)
+    put(where, b"{}", b"{}")
+    with pytest.raises(AuthenticityError) as caught:
+        where.open(POLICY_SHA256)
+    assert caught.value.reference == "state-missing"
+    assert where.open(POLICY_SHA256, POLICY_SHA256).state.first_use
+    assert StateFiles.of(None).asks_for_paper
+    assert not StateFiles.of(paths[0]).asks_for_paper
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [(None, None), (50, 50), (100 + MOST_AHEAD, 100 + MOST_AHEAD), (10**10, 100 + MOST_AHEAD)],
+)
+def test_no_time_is_remembered_more_than_a_day_beyond_the_clock(
+    counted: int | None, expected: int | None
+) -> None:
+    assert rememberable(counted, 100) == expected
+
+
+def test_a_remembered_time_far_ahead_is_reported() -> None:
+    assert ahead_findings(State(newest_time=100 + MOST_AHEAD), 100) == ()
+    (finding,) = ahead_findings(State(newest_time=101 + MOST_AHEAD), 100)
+    assert (finding.reference, finding.severity) == ("state-time-ahead", "warning")
+    assert "sealift trust reset-time" in finding.hint
