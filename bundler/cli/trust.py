@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bundler.cli import trust_freshness, trust_policy, trust_rotation
+from bundler.cli import trust_freshness, trust_policy, trust_rotation, trust_state
 
 
 @click.group()
@@ -21,5 +21,6 @@ for verb in (
     trust_freshness.challenge,
     trust_freshness.answer,
     trust_freshness.respond,
+    trust_state.reset_time,
 ):
     command.add_command(verb)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bundler.cli.output import Output, json_option
+from bundler.cli.output import Output, json_option, printable
 from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.cli.trust_policy import facts, read_policy, say_policy
 from bundler.core.report import Report
@@ -45,9 +45,7 @@ def challenge(policy: Path, out: Path, as_json: bool) -> int:
 @click.argument("challenge_file", type=_FILE)
 @_POLICY
 @click.option("-k", "--key", required=True, type=_FILE, help="Private key of an owner of the root role.")
-@click.option(
-    "-o", "--output", "out", required=True, type=_NEW_FILE, help="Answer to write (*.sigstore.json)."
-)
+@click.option("-o", "--output", "out", required=True, type=_NEW_FILE, help="Answer file to write.")
 @passphrase_option
 @json_option
 def answer(
@@ -88,13 +86,18 @@ def respond(challenge_file: Path, answer_file: Path, policy: Path, as_json: bool
     """
     from bundler.core.strict_json import ATTESTATION_LIMIT
     from bundler.storage.named_file import read_named
+    from bundler.trust.dsse import FILE_SUFFIX
     from bundler.trust.keys import verify_signature
     from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, check_answer
 
     parsed = read_policy(policy)
     asked = Challenge.parse(read_named(challenge_file, CHALLENGE_LIMIT), where=str(challenge_file))
     answered = read_named(answer_file, ATTESTATION_LIMIT)
-    owner = check_answer(asked, parsed, {answer_file.name: answered}, verify_signature=verify_signature)
+    # The name of a file that a person gave says nothing: only its bytes do.
+    name = answer_file.name.removesuffix(FILE_SUFFIX) + FILE_SUFFIX
+    owner = check_answer(asked, parsed, {name: answered}, verify_signature=verify_signature)
     output = Output(as_json)
-    output.data(f"{owner} says that this policy was in force outside after the challenge was made.")
+    output.data(
+        f"{printable(owner)} says that this policy was in force outside after the challenge was made."
+    )
     return output.emit(Report(verb="trust", data={**facts(parsed), "owner": owner}))

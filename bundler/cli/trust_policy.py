@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bundler.cli.output import Output, json_option
+from bundler.cli.output import Output, json_option, printable
 from bundler.core.report import Report
 from bundler.errors import MalformedError, UsageError
 
@@ -66,23 +66,20 @@ def init(
     Example: sealift trust init --root alice.pub --root bob.pub --release release.pub:carol -o policy.json
     """
     from bundler.storage.named_output import require_outputs, write_output
-    from bundler.trust.perimeter.first_policy import compose_policy
+    from bundler.trust.perimeter.first_policy import compose_policy, policy_warnings
     from bundler.trust.policy_document import TrustPolicy
 
     require_outputs(out, hint="choose another name with -o; to change a policy: `sealift trust apply`")
     named = [("root", item) for item in roots] + [("release", item) for item in releases]
     named += [_pair(item, "NAME=KEY.pub") for item in others]
-    pairs = [_pair(item, "ROLE=N") for item in thresholds]
     data = compose_policy(
-        [_holder(role, item) for role, item in named],
-        thresholds={role: _count(role, text) for role, text in pairs},
-        note=note,
+        [_holder(role, item) for role, item in named], thresholds=_thresholds(thresholds), note=note
     )
     policy = TrustPolicy.parse(data, where=str(out))
     write_output(out, data)
     output = Output(as_json)
     say_policy(output, policy)
-    return output.emit(Report(verb="trust", data=facts(policy)))
+    return output.emit(Report(verb="trust", findings=policy_warnings(policy), data=facts(policy)))
 
 
 @click.command(short_help="Print who may say what, in sentences.")
@@ -150,6 +147,16 @@ def _pair(text: str, form: str) -> tuple[str, str]:
     return name, value
 
 
+def _thresholds(texts: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for text in texts:
+        role, number = _pair(text, "ROLE=N")
+        if role in found:
+            raise UsageError("usage", "a role has two thresholds", where=role, expected="one", found=text)
+        found[role] = _count(role, number)
+    return found
+
+
 def _count(role: str, text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise UsageError(
@@ -164,7 +171,7 @@ def say_policy(output: Output, policy: TrustPolicy) -> None:
     from bundler.trust.spki import grouped
 
     for sentence in sentences(policy):
-        output.data(sentence)
+        output.data(printable(sentence))
     output.data(f"Digest of this policy: {grouped(policy.sha256)}")
 
 

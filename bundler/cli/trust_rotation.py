@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bundler.cli.options import TRUSTED_ROOT
-from bundler.cli.output import Output, json_option
+from bundler.cli.options import DEFAULT_POLICY, TRUSTED_ROOT
+from bundler.cli.output import Output, json_option, printable
 from bundler.cli.passphrase import passphrase_option, read_passphrase
-from bundler.cli.trust_policy import facts, read_policy, read_policy_file, say_policy
+from bundler.cli.trust_policy import facts, read_policy_file, say_policy
 from bundler.core.report import Report
-from bundler.errors import AuthenticityError, ExitCode, gravest_code
+from bundler.errors import AuthenticityError, ExitCode, Finding, UsageError, gravest_code
 
 if TYPE_CHECKING:
-    from bundler.trust.perimeter.rotation import RotationResult
+    from bundler.trust.perimeter.policy_update import PolicyUpdate
     from bundler.trust.policy_document import TrustPolicy
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -40,11 +40,12 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     from bundler.core import strict_json
     from bundler.storage.named_file import read_named
     from bundler.storage.named_output import require_outputs, write_output
+    from bundler.trust.perimeter.first_policy import policy_warnings
     from bundler.trust.perimeter.rotation import chain_findings
     from bundler.trust.policy_document import TrustPolicy
 
     require_outputs(out, inputs=[draft, current])
-    old = read_policy(current)
+    old_data, old = read_policy_file(current)
     draft_bytes = read_named(draft, strict_json.POLICY_LIMIT)
     value = strict_json.loads(draft_bytes, limit=strict_json.POLICY_LIMIT, where=str(draft))
     if isinstance(value, dict):
@@ -57,22 +58,48 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     write_output(out, data)
     output = Output(as_json)
     say_policy(output, new)
-    return output.emit(Report(verb="trust", data=facts(new)))
+    changed = say_changes(output, old_data, data)
+    report = Report(verb="trust", findings=policy_warnings(new), data={**facts(new), "changes": changed})
+    return output.emit(report)
+
+
+def say_changes(output: Output, old: bytes, new: bytes) -> list[str]:
+    """What changes against the version before, one line for each member, on stdout."""
+    from bundler.trust.perimeter.policy_changes import changes
+
+    lines = changes(old, new)
+    output.data("Changes against the version before:" if lines else "Nothing changes but the version.")
+    for line in lines:
+        output.data(f"  {printable(line)}")
+    return lines
 
 
 @click.command(short_help="Sign the approval of a proposed policy.")
 @click.argument("new_policy", type=_FILE)
 @click.option("-k", "--key", required=True, type=_FILE, help="Private key of an owner of the root role.")
 @click.option("-o", "--output", "folder", required=True, type=_FOLDER, help="Folder for the approval.")
+@click.option(
+    "--policy",
+    "current",
+    type=_FILE,
+    help="The policy in force, to compare with.  [default: that of this host, if there is one]",
+)
 @passphrase_option
 @json_option
-def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | None, as_json: bool) -> int:
+def approve(
+    new_policy: Path,
+    key: Path,
+    folder: Path,
+    current: Path | None,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> int:
     """Sign the approval of a proposed policy, after reading what it says.
 
-    Prints the policy in sentences with its digest; compare the digest with the other owners, by voice,
-    before you type the passphrase.
+    Prints the policy in sentences, what changes against the version before, and its digest. Compare the
+    digest with the other owners, by voice, before you type the passphrase.
 
-    Example: sealift trust approve 4.policy.json --key alice.key -o approvals
+    Example: sealift trust approve 4.policy.json --policy policy.json --key alice.key -o approvals
     """
     from bundler.signing.signer import FileSigner
     from bundler.storage.named_output import require_outputs, write_output
@@ -80,18 +107,70 @@ def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | N
     from bundler.trust.statements import approval_statement
 
     output = Output(as_json)
-    policy = read_policy(new_policy)
+    data, policy = read_policy_file(new_policy)
     say_policy(output, policy)
+    old, changed = _compared(output, policy, data, current)
     signer = FileSigner.open(key, lambda: read_passphrase(passphrase_file, what=str(key)))
     fingerprint = signer.public.fingerprint
+    findings = _outside_root(fingerprint, policy, old, key)
     path = folder / f"{policy.version}.approval.{fingerprint[:8]}{FILE_SUFFIX}"
     require_outputs(path)
     payload = approval_statement(new_policy.name, policy)
     signature = signer.sign(pre_authentication_encoding(payload))
     write_output(path, encode_bundle(payload, signature, hint=fingerprint))
     output.data(str(path))
-    return output.emit(
-        Report(verb="trust", data={**facts(policy), "approval": str(path), "key": fingerprint})
+    facts_of_it = {**facts(policy), "approval": str(path), "key": fingerprint, "changes": changed}
+    return output.emit(Report(verb="trust", findings=findings, data=facts_of_it))
+
+
+def _compared(
+    output: Output, new: TrustPolicy, data: bytes, current: Path | None
+) -> tuple[TrustPolicy | None, list[str] | None]:
+    """The policy before, and what changes; None for both when it is not here.
+
+    Raises AuthenticityError when a policy that was named is not the one before.
+    """
+    from bundler.trust.perimeter.rotation import chain_findings
+
+    place = current or DEFAULT_POLICY
+    if current is None and not place.is_file():
+        output.say("not compared with the version before: name it with --policy FILE")
+        return None, None
+    old_data, old = read_policy_file(place)
+    if current is None and old.sha256 != new.previous:
+        output.say(f"not compared: {place} is not the version before; name that with --policy FILE")
+        return None, None
+    findings = tuple(chain_findings(old, new))
+    if findings:
+        raise AuthenticityError.of(findings)
+    return old, say_changes(output, old_data, data)
+
+
+def _outside_root(
+    fingerprint: str, new: TrustPolicy, old: TrustPolicy | None, key: Path
+) -> tuple[Finding, ...]:
+    """A warning when it cannot be said whether the key counts. Raises UsageError when it does not."""
+    known = [policy for policy in (old, new) if policy is not None]
+    for policy in known:
+        if fingerprint in policy.roles["root"].keys and fingerprint not in policy.revoked.keys:
+            return ()
+    place = f"{key}: key {fingerprint}"
+    expected = "a live key of the role root of the old or of the new policy"
+    what = "the approval of this key does not count: it is not in the role root"
+    hint = "use the key of a root owner; `sealift trust show POLICY` lists them"
+    if old is not None:
+        raise UsageError("key-outside-root", what, where=place, expected=expected, hint=hint)
+    what = "the key is not in the role root of the new policy: it counts only if it is in that of the old one"
+    return (
+        Finding(
+            "key-outside-root",
+            what,
+            where=place,
+            expected=expected,
+            hint="name the policy in force with --policy FILE to be sure",
+            severity="warning",
+            exit_code=ExitCode.USAGE,
+        ),
     )
 
 
@@ -104,9 +183,24 @@ def approve(new_policy: Path, key: Path, folder: Path, passphrase_file: Path | N
     help="Folder with the approvals (*.sigstore.json) of the policy.",
 )
 @click.option(
-    "--policy", "current", required=True, type=_FILE, help="The policy in force; replaced when all is well."
+    "--policy",
+    "current",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=DEFAULT_POLICY,
+    show_default=True,
+    help="The policy in force; replaced when all is well.",
 )
-@click.option("--state", type=_FILE, help="State file to check against and to advance.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="State file to check against and to advance.  [default: /var/lib/sealift/state.json]",
+)
+@click.option(
+    "--trust-on-first-use",
+    "first_use",
+    metavar="sha256:DIGEST",
+    help="Begin without a state: type the digest of the policy in force from paper.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say whether the new policy may follow.")
 @json_option
 def apply(
@@ -114,83 +208,60 @@ def apply(
     approvals: Path,
     current: Path,
     state: Path | None,
+    first_use: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Replace the policy in force by its successor.
+    """Replace the policy in force by its successor, and advance the state with it.
 
     The new policy must be the next version, name the digest of the current one, be approved by the root
-    threshold of the current and of the new policy, and keep all revocations and floors. Otherwise nothing
-    is changed.
+    threshold of the current and of the new policy, and keep all revocations and floors. The current one must
+    not be older than the state. Otherwise nothing is changed. Applying a policy again is no fault.
 
-    Example: sealift trust apply 4.policy.json --approvals approvals --policy /etc/sealift/trust/policy.json
+    Example: sealift trust apply 4.policy.json --approvals approvals
     """
     from bundler.trust.keys import verify_signature
-    from bundler.trust.perimeter.rotation import check_rotation
+    from bundler.trust.perimeter.policy_update import Updater
     from bundler.trust.perimeter.state_files import StateFiles
 
-    old_data, old = read_policy_file(current)
-    new_data, new = read_policy_file(new_policy)
-    files = StateFiles.of(state) if state is not None else None
-    opened = files.open(old.sha256) if files is not None else None
-    stale = opened.state.policy_findings(old) if opened is not None else ()
-    result = check_rotation(
-        old,
-        new,
-        _read_approvals(approvals),
+    data, new = read_policy_file(new_policy)
+    updater = Updater(
+        policy=current,
+        state=StateFiles.of(state),
         verify_signature=verify_signature,
-        verify_keyless=_keyless(old, current.parent / TRUSTED_ROOT),
+        verify_keyless=lambda old: _keyless(old, current.parent / TRUSTED_ROOT),
+        first_use=first_use,
     )
-    passed = result.passed and not stale
-    if passed and not dry_run:
-        _replace(current, old_data, new_data)
-        if files is not None and opened is not None:
-            files.write(opened, opened.state.advanced(new))
-    return _tell(Output(as_json), result, stale, new, passed and not dry_run)
+    update = updater.apply(new, data, _read_approvals(approvals), dry_run=dry_run)
+    return _tell(Output(as_json), update, new)
 
 
-def _tell(
-    output: Output,
-    result: RotationResult,
-    stale: tuple[Any, ...],
-    new: TrustPolicy,
-    applied: bool,
-) -> int:
-    findings = (*stale, *result.findings)
-    for outcome in result.approvals:
-        counted = ", ".join(outcome.counted) or "nobody"
+def _tell(output: Output, update: PolicyUpdate, new: TrustPolicy) -> int:
+    for outcome in update.approvals:
+        counted = printable(", ".join(outcome.counted)) or "nobody"
         output.say(f"root of the {outcome.policy} policy: {counted} ({outcome.threshold} needed)")
-    if applied:
+    if update.applied:
         say_policy(output, new)
+    if update.already:
+        output.data(f"Already applied: version {new.version} is the policy in force. Nothing was changed.")
+    if update.state is None:
+        output.say("this perimeter has no state: nothing shows whether a newer policy was in force before")
+    code = gravest_code(update.findings)
     return output.emit(
         Report(
             verb="trust",
-            verdict="passed" if gravest_code(findings) == ExitCode.PASSED else "failed",
-            exit_code=gravest_code(findings),
-            findings=findings,
+            verdict="passed" if code == ExitCode.PASSED else "failed",
+            exit_code=code,
+            findings=update.findings,
             data={
                 **facts(new),
-                "approvals": [outcome.to_json() for outcome in result.approvals],
-                "applied": applied,
+                "approvals": [outcome.to_json() for outcome in update.approvals],
+                "applied": update.applied,
+                "alreadyApplied": update.already,
+                "state": str(update.state) if update.state else None,
             },
         )
     )
-
-
-def _replace(path: Path, expected: bytes, data: bytes) -> None:
-    """Put `data` in the place of the policy that was checked, with its mode, unless it changed meanwhile."""
-    from bundler.errors import MachineError
-    from bundler.storage.atomic import write_atomic
-
-    target = path.resolve()
-    if target.read_bytes() != expected:
-        raise MachineError(
-            "policy-changed",
-            "the policy in force changed meanwhile",
-            where=str(path),
-            hint="run the same command again",
-        )
-    write_atomic(target, data, mode=target.stat().st_mode & 0o777)
 
 
 def _keyless(policy: TrustPolicy, trusted_root: Path) -> Any:

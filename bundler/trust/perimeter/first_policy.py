@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bundler.errors import UsageError
+from bundler.core.timestamps import format_instant
+from bundler.errors import ExitCode, Finding, UsageError
 from bundler.trust.keys import PublicKey
 from bundler.trust.model_signing_format import OMS_TYPE
 from bundler.trust.policy_document import (
@@ -17,6 +18,7 @@ from bundler.trust.policy_document import (
     ROOT,
     Requirement,
     Role,
+    Rules,
     TrustPolicy,
 )
 from bundler.trust.spki import grouped
@@ -56,6 +58,7 @@ def compose_policy(
     The bytes are parsed once more: raises MalformedError (`bad-policy`) for what a verifier would refuse.
     """
     _refuse_two_owners(holders)
+    _refuse_unknown_roles(holders, thresholds)
     roles: dict[str, dict[str, Any]] = {}
     for holder in holders:
         roles.setdefault(holder.role, {"keys": []})["keys"].append(holder.key.fingerprint)
@@ -92,6 +95,54 @@ def _refuse_two_owners(holders: Sequence[Holder]) -> None:
             )
 
 
+def _refuse_unknown_roles(holders: Sequence[Holder], thresholds: Mapping[str, int]) -> None:
+    roles = list(dict.fromkeys(holder.role for holder in holders))
+    for name in thresholds:
+        if name not in roles:
+            raise UsageError(
+                "unknown-role",
+                "a threshold is given for a role that nobody has",
+                where=f"--threshold {name}={thresholds[name]}",
+                expected="one of " + ", ".join(roles),
+                found=name,
+                hint="correct the name, or give the role a key: --role NAME=KEY.pub",
+            )
+
+
+def policy_warnings(policy: TrustPolicy) -> tuple[Finding, ...]:
+    """What a policy may say but rarely means: a role that nothing requires, one key in root and elsewhere."""
+    return tuple(
+        Finding(
+            reference,
+            what,
+            where=f"policy: {where}",
+            hint=hint,
+            severity="warning",
+            exit_code=ExitCode.POLICY,
+        )
+        for reference, what, where, hint in _unusual(policy)
+    )
+
+
+def _unusual(policy: TrustPolicy) -> Iterator[tuple[str, str, str, str]]:
+    required = {item.role for item in policy.require}
+    for name in policy.roles.keys() - required - {ROOT}:
+        yield (
+            "role-not-required",
+            f"nothing requires a statement of the role {name}: what its people sign changes nothing",
+            f"roles.{name}",
+            "add a requirement for it to `require`, then `sealift trust show POLICY`",
+        )
+    for role in policy.roles.values():
+        for key in () if role.name == ROOT else sorted({*role.keys} & {*policy.roles[ROOT].keys}):
+            yield (
+                "root-key-in-role",
+                f"one key of {policy.keys[key].owner} is in the role root and in the role {role.name}",
+                f"roles.{role.name}.keys: {key}",
+                "make a second key: `sealift keys generate -o release.key`",
+            )
+
+
 def _key(holder: Holder) -> dict[str, str]:
     return {
         "alg": holder.key.algorithm,
@@ -114,10 +165,31 @@ def sentences(policy: TrustPolicy) -> Iterator[str]:
     for kind in ("keys", "manifests", "files"):
         for digest, reason in sorted(getattr(policy.revoked, kind).items()):
             yield f"The {kind[:-1]} {grouped(digest)} is revoked: {reason}."
+    yield from _rule_sentences(policy.rules)
+    used = {name for role in policy.roles.values() for name in role.keys}
+    for name in sorted(policy.keys.keys() - used):
+        yield f"The key of {policy.keys[name].owner}, {grouped(name)}, is in no role."
+    if policy.expires is not None:
+        yield f"This policy ends at {format_instant(policy.expires)}."
     if policy.trusted_root_sha256:
         yield f"Keyless signatures stand on the Sigstore root {grouped(policy.trusted_root_sha256)}."
     if policy.note:
         yield f"Note: {policy.note}"
+
+
+def _rule_sentences(rules: Rules) -> Iterator[str]:
+    if rules.licenses_allow:
+        yield f"Only these licences are allowed: {', '.join(rules.licenses_allow)}."
+    if rules.licenses_deny:
+        yield f"These licences are refused: {', '.join(rules.licenses_deny)}."
+    if rules.formats:
+        yield f"Only these weight formats are allowed: {', '.join(rules.formats)}."
+    if not rules.pickle:
+        yield "Weights that contain pickle are refused."
+    for engine, version in sorted(rules.engines.items()):
+        yield f"The engine {engine} must have version {version} or later."
+    if rules.expiry == "enforce":
+        yield "What has expired is refused."
 
 
 def _role_sentences(policy: TrustPolicy, role: Role) -> Iterator[str]:

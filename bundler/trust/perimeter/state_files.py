@@ -61,7 +61,15 @@ class StateFiles:
         copies can still be read. Raises AuthenticityError (`state-missing`, `state-lost`, `state-edited`,
         `first-use-digest`), MalformedError (`bad-state`), UsageError (`bad-first-use`).
         """
-        found = self._read_all()
+        return self._opened(self._read_all(), policy_sha256, first_use)
+
+    def open_locked(self, policy_sha256: str, first_use: str | None = None) -> OpenedState:
+        """The same as `open`, for whoever holds the lock."""
+        return self._opened(tuple(map(_read, self.paths)), policy_sha256, first_use)
+
+    def _opened(
+        self, found: tuple[bytes | None, ...], policy_sha256: str, first_use: str | None
+    ) -> OpenedState:
         if first_use is not None:
             compare_with_paper(first_use, policy_sha256)
             return OpenedState(state=merged(self._readable(found)), found=found)
@@ -129,16 +137,25 @@ class StateFiles:
         Raises AuthenticityError for such findings and as `open` does, OSError when a file cannot be written.
         """
         with self.locked():
-            found = tuple(map(_read, self.paths))
-            current = opened.state if found == opened.found else self._agreed(found)
-            findings = tuple(check(current))
-            if findings:
-                raise AuthenticityError.of(findings)
-            changed = replace(change(current), before=current.before)
-            if changed == current and found[0] is not None and len(set(found)) == 1:
-                return False
-            self._write(found, changed)
-            return True
+            return self.advance_locked(opened, change, check)
+
+    def advance_locked(
+        self,
+        opened: OpenedState,
+        change: Callable[[State], State],
+        check: Callable[[State], Iterable[Finding]] = lambda state: (),
+    ) -> bool:
+        """The same as `advance`, for whoever holds the lock."""
+        found = tuple(map(_read, self.paths))
+        current = opened.state if found == opened.found else self._agreed(found)
+        findings = tuple(check(current))
+        if findings:
+            raise AuthenticityError.of(findings)
+        changed = replace(change(current), before=current.before)
+        if changed == current and found[0] is not None and len(set(found)) == 1:
+            return False
+        self._write(found, changed)
+        return True
 
     def _write(self, found: tuple[bytes | None, ...], state: State) -> None:
         before = hashlib.sha256(found[0]).hexdigest() if found[0] is not None else ""
