@@ -172,8 +172,9 @@ class State:
 
     def noting_chunk_list(self, manifest_sha256: str) -> State:
         """The state that also knows that this manifest's chunk list may be used alone."""
-        others = [digest for digest in self.chunk_lists if digest != manifest_sha256]
-        return replace(self, chunk_lists=(*others[1 - CHUNK_LISTS :], manifest_sha256))
+        if manifest_sha256 in self.chunk_lists:
+            return self
+        return replace(self, chunk_lists=(*self.chunk_lists[1 - CHUNK_LISTS :], manifest_sha256))
 
 
 def merged(states: Iterable[State]) -> State:
