@@ -81,7 +81,7 @@ def command(
     from bundler.assembly.fetch_jobs import all_jobs
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
     from bundler.sources.wheels.wheels import own_wheel
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
 
     output = Output(as_json)
     spec_bytes = read_named(spec, SPEC_LIMIT)
@@ -133,7 +133,7 @@ def read_lock(path: Path, spec: Path, spec_bytes: bytes) -> Lock:
     import hashlib
 
     from bundler.core.specs.lock import LOCK_LIMIT, Lock
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
 
     hint = f"`sealift lock {spec}` writes it"
     if not path.is_file():

@@ -8,8 +8,8 @@ from pathlib import Path
 from bundler.cli.arguments import MANIFEST_KIND, what_it_is
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.strict_json import MANIFEST_LIMIT
-from bundler.errors import MalformedError, UsageError
-from bundler.storage.named_file import refuse_other_kinds
+from bundler.errors import UsageError
+from bundler.storage.bounded_read import read_bounded, refuse_other_kinds
 
 
 def read_small(path: Path, limit: int) -> bytes:
@@ -20,18 +20,9 @@ def read_small(path: Path, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         refuse_other_kinds(path, os.fstat(descriptor).st_mode)
-        with open(descriptor, "rb", closefd=False) as stream:
-            data = stream.read(limit + 1)
+        return read_bounded(descriptor, limit, where=str(path))
     finally:
         os.close(descriptor)
-    if len(data) > limit:
-        raise MalformedError(
-            "too-large",
-            "a document is larger than its limit",
-            where=str(path),
-            expected=f"at most {limit} bytes",
-        )
-    return data
 
 
 def read_manifest(bundle: Path) -> tuple[Manifest, bytes]:

@@ -43,7 +43,7 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     """
     from bundler.assembly.locking import make_lock, spec_warnings
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
     from bundler.storage.named_output import require_outputs, write_output
 
     output, target = Output(as_json), target or lock_path(spec)
@@ -79,7 +79,7 @@ def local_files(spec: Spec, base: Path) -> list[Path]:
 def read_old(path: Path, spec: Path) -> Lock:
     """The lock to compare with. Raises UsageError (`no-lock`)."""
     from bundler.core.specs.lock import LOCK_LIMIT, Lock
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
 
     if not path.is_file():
         hint = f"`sealift lock {spec}` writes it"

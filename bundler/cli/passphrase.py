@@ -28,7 +28,7 @@ def passphrase_option(command: Command) -> Command:
 def read_passphrase(passphrase_file: Path | None, *, what: str, confirm: bool = False) -> bytes:
     """The passphrase for `what`, without its final line break. Raises UsageError (`no-passphrase`)."""
     if passphrase_file is not None:
-        from bundler.storage.named_file import read_named
+        from bundler.storage.bounded_read import read_named
         from bundler.trust.keys import KEY_FILE_LIMIT, refuse_readable_by_others
 
         refuse_readable_by_others(passphrase_file)

@@ -98,7 +98,7 @@ def make_plan(source: Path, out: Path | None, overhead: int | None, output: Outp
     """The plan for a lock, or for a spec and its lock; of a spec without one everything is pinned now."""
     from bundler.core.specs.lock import LOCK_LIMIT, Lock
     from bundler.planning.plan import plan_lock
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
 
     data = read_named(source, LOCK_LIMIT)
     if data.lstrip()[:1] == b"{" and source.suffix == ".json":
@@ -116,7 +116,7 @@ def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
     from bundler.cli.lock import lock_path
     from bundler.core.specs.lock import LOCK_LIMIT, Lock
     from bundler.core.specs.spec_text import parse_spec
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
 
     spec = parse_spec(data, str(source))
     path = lock_path(source)
@@ -137,7 +137,7 @@ def formula_plan(source: Path, config: Path, overhead: int | None) -> Plan:
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
     from bundler.planning.model_shape import CONFIG_LIMIT
     from bundler.planning.plan import plan_formula
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
 
     spec: Spec = parse_spec(read_named(source, SPEC_LIMIT), str(source))
     value = strict_json.loads(

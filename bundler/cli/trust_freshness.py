@@ -56,7 +56,7 @@ def answer(
     Example: sealift trust answer challenge.json --policy policy.json --key alice.key -o answer.sigstore.json
     """
     from bundler.signing.signer import FileSigner
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
     from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.dsse import encode_bundle, pre_authentication_encoding
     from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, freshness_statement
@@ -85,7 +85,7 @@ def respond(challenge_file: Path, answer_file: Path, policy: Path, as_json: bool
     Example: sealift trust respond challenge.json answer.sigstore.json --policy policy.json
     """
     from bundler.core.strict_json import ATTESTATION_LIMIT
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
     from bundler.trust.dsse import FILE_SUFFIX
     from bundler.trust.keys import verify_signature
     from bundler.trust.perimeter.freshness import CHALLENGE_LIMIT, Challenge, check_answer

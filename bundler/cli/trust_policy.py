@@ -103,7 +103,7 @@ def read_policy(path: Path) -> TrustPolicy:
 def read_policy_file(path: Path) -> tuple[bytes, TrustPolicy]:
     """A policy file's bytes and what they say. Raises MalformedError."""
     from bundler.core.strict_json import POLICY_LIMIT
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
     from bundler.trust.policy_document import TrustPolicy
 
     data = read_named(path, POLICY_LIMIT)
@@ -112,7 +112,7 @@ def read_policy_file(path: Path) -> tuple[bytes, TrustPolicy]:
 
 def _holder(role: str, text: str) -> Holder:
     """A key file with, after the last colon, its owner."""
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
     from bundler.trust.keys import KEY_FILE_LIMIT, declared_owner, is_private_pem, parse_public_key
     from bundler.trust.perimeter.first_policy import Holder
 

@@ -38,7 +38,7 @@ def propose(draft: Path, current: Path, out: Path, as_json: bool) -> int:
     Example: sealift trust propose draft.json --policy policy.json -o 4.policy.json
     """
     from bundler.core import strict_json
-    from bundler.storage.named_file import read_named
+    from bundler.storage.bounded_read import read_named
     from bundler.storage.named_output import require_outputs, write_output
     from bundler.trust.perimeter.first_policy import policy_warnings
     from bundler.trust.perimeter.rotation import chain_findings

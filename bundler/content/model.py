@@ -26,7 +26,7 @@ from bundler.content.shards import INDEX_SUFFIX, SHARD_SUFFIX, shard_findings
 from bundler.content.unsafe_files import unsafe_finding
 from bundler.core import strict_json
 from bundler.errors import ExitCode, Finding, SealiftError
-from bundler.storage.regular_file import open_regular, read_small
+from bundler.storage.bounded_read import open_regular, read_small
 
 GGUF_SUFFIX = ".gguf"
 DOCUMENT_LIMIT = 256 << 20

@@ -16,6 +16,7 @@ from typing import Any
 from bundler.core import strict_json
 from bundler.core.specs.image_reference import is_oci_digest
 from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, PolicyError, SealiftError
+from bundler.storage import bounded_read
 
 MANIFEST_LIMIT = 4 << 20
 """Bytes of a manifest or index: what registries must accept (distribution-spec 1.1, "Pushing Manifests")."""
@@ -472,18 +473,7 @@ def read_small(path: Path, limit: int) -> bytes:
 
     Raises MalformedError (`too-large`) when it has more than `limit` bytes.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise MalformedError(
-            "too-large",
-            "a document is larger than its limit",
-            where=str(path),
-            expected=f"at most {limit} bytes",
-            found="more",
-        )
-    return data
+    return bounded_read.read_small(path, limit=limit, where=str(path))
 
 
 _EXIT_CODES = {

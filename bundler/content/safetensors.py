@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from bundler.content.findings import FETCH_AGAIN, malformed
 from bundler.core import strict_json
 from bundler.errors import Finding, MalformedError
-from bundler.storage.regular_file import read_exactly
+from bundler.storage.bounded_read import read_exactly
 
 LENGTH_BYTES = 8
 HEADER_LIMIT = 25_000_000

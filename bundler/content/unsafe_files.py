@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from bundler.errors import ExitCode, Finding
-from bundler.storage.regular_file import open_regular
+from bundler.storage.bounded_read import open_regular
 
 PICKLE_SUFFIXES = frozenset(
     {".bin", ".ckpt", ".dill", ".h5", ".hdf5", ".joblib", ".keras", ".mar"}

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bundler.errors import MalformedError
-from bundler.storage.regular_file import read_exactly
+from bundler.storage.bounded_read import read_exactly
 
 STORED, DEFLATED = 0, 8
 DIRECTORY_LIMIT = 256 << 20

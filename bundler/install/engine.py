@@ -34,6 +34,7 @@ from bundler.core.progress import Progress, SilentProgress
 from bundler.errors import IntegrityError, MachineError, SealiftError, UsageError
 from bundler.install import host
 from bundler.install.marker import INSTALL_TYPE, MARKER, damage, read_marker
+from bundler.storage.bounded_read import open_regular, read_small
 from bundler.storage.private_folder import (
     SHARED,
     ensure_folder,
@@ -43,7 +44,6 @@ from bundler.storage.private_folder import (
     require_safe_place,
     require_safe_tree,
 )
-from bundler.storage.regular_file import open_regular, read_small
 
 LOCK_TRIES = 100
 """Times, 0.05 seconds apart, that the lock on the folder around an installation is tried."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from bundler.core import strict_json
 from bundler.errors import SealiftError
-from bundler.storage.regular_file import read_small
+from bundler.storage.bounded_read import read_small
 
 MARKER = "sealift-install.json"
 """Written last into an environment: from which manifest it was installed, and what."""

@@ -29,13 +29,13 @@ from bundler.engines.flags import ModelToServe, find_table, normalised, render
 from bundler.errors import IntegrityError, MachineError, PolicyError, UsageError
 from bundler.install.marker import MARKER, damage, read_marker
 from bundler.launch import environment as variables
+from bundler.storage.bounded_read import read_small
 from bundler.storage.private_folder import (
     ensure_folder,
     require_safe_place,
     require_safe_tree,
     write_private,
 )
-from bundler.storage.regular_file import read_small
 
 if TYPE_CHECKING:
     from bundler.verification.verify import VerifiedBundle

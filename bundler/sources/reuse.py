@@ -23,7 +23,7 @@ from bundler.core.progress import Progress
 from bundler.core.strict_json import MANIFEST_LIMIT
 from bundler.errors import SealiftError
 from bundler.sources.jobs import FetchJob
-from bundler.storage.named_file import read_named
+from bundler.storage.bounded_read import read_named
 from bundler.storage.payload import PayloadStore
 
 _BLOB_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

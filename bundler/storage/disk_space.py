@@ -16,15 +16,14 @@ from pathlib import Path, PurePosixPath
 
 from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, Finding
+from bundler.storage.mount_table import MOUNTINFO, mount_table
 
-MOUNTINFO = Path("/proc/self/mountinfo")
 FAT_LARGEST = (1 << 32) - 1
 """FAT keeps sizes in 32 bits (Microsoft FAT specification 1.03, section 6, `DIR_FileSize`)."""
 ISO_LARGEST = (1 << 32) - 1
 """One extent of ISO 9660 (ECMA-119 section 9.1.4); larger files need several, which few readers join."""
 _FAT_NAMES = re.compile(r'["*:<>?|]')
 _MEMORY = ("tmpfs", "ramfs")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,30 +190,11 @@ def _size(path: Path) -> int | None:
 def _mount(folder: Path, mountinfo: Path) -> tuple[str, str, bool]:
     """Mount point, kind and whether it is read-only, from the deepest mount above `folder` (proc(5))."""
     best = ("/", "unknown", False)
-    for mount_point, kind, read_only in parse_mountinfo(_read(mountinfo)):
+    for mount in mount_table(mountinfo):
         # A later mount on the same point hides the earlier one.
-        if folder.is_relative_to(mount_point) and len(mount_point) >= len(best[0]):
-            best = (mount_point, kind, read_only)
+        if folder.is_relative_to(mount.point) and len(mount.point) >= len(best[0]):
+            best = (mount.point, mount.kind, mount.read_only)
     return best
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return ""
-
-
-def parse_mountinfo(text: str) -> list[tuple[str, str, bool]]:
-    """Mount point, kind and whether it is read-only, for each line of `/proc/self/mountinfo`."""
-    mounts = []
-    for line in text.splitlines():
-        before, dash, after = line.partition(" - ")
-        fields, rest = before.split(" "), after.split(" ")
-        if dash and len(fields) >= 6:
-            point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-            mounts.append((point, rest[0], "ro" in fields[5].split(",")))
-    return mounts
 
 
 def mount_findings(mount: MountNeed) -> list[Finding]:

@@ -30,7 +30,8 @@ from bundler.storage.direct import (
     thread_buffer,
 )
 from bundler.storage.mapped import MappedFile, take_lease
-from bundler.storage.tree import Stamp, open_file
+from bundler.storage.no_follow import open_file
+from bundler.storage.tree import Stamp
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -538,5 +539,6 @@ def _finding(run: Sequence[Damage]) -> Finding:
         else f"{len(run)} signed digests",
         found=first.found if single or first.reference != "digest-mismatch" else f"{len(run)} other digests",
         hint=_HINT[first.reference],
-        exit_code=ExitCode.INTEGRITY,
+        # A device that gives no bytes says nothing about whether they would be the signed ones.
+        exit_code=ExitCode.MACHINE if first.reference == "read-error" else ExitCode.INTEGRITY,
     )

@@ -1,4 +1,7 @@
-"""What the operating system refuses, as errors that say which machine to fix and how."""
+"""What the operating system refuses, as errors that say which machine to fix and how.
+
+Also runs in `verify.pyz`: standard library only, Python 3.9.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,31 @@ _FAULTS = {
         "the device reports an input/output error",
         f"see `dmesg`, change the disk or its cable, {_CONTINUES}",
     ),
+    errno.EMFILE: (
+        "too-many-open-files",
+        "this process has too many files open",
+        "raise the limit (`ulimit -n 4096`), then run the same command again",
+    ),
+    errno.ENFILE: (
+        "too-many-open-files",
+        "this machine has too many files open",
+        "stop other programs, or raise `fs.file-max` with sysctl, then run the same command again",
+    ),
+    errno.ENOMEM: (
+        "out-of-memory",
+        "this machine has too little free memory for this",
+        "free memory, or raise the limit that `ulimit -v` shows",
+    ),
+    errno.ESTALE: (
+        "stale-mount",
+        "the network file system has lost the file",
+        f"mount it again (`mount -o remount` or `umount -l` and `mount`), {_CONTINUES}",
+    ),
+    errno.ETIMEDOUT: (
+        "device-error",
+        "the device or network file system does not answer",
+        f"see `dmesg`, {_CONTINUES}",
+    ),
     errno.EACCES: ("no-permission", "permission is denied", f"see `ls -ld` of the folder, {_CONTINUES}"),
     errno.EPERM: ("no-permission", "the operation is not permitted", f"see `lsattr -d` of it, {_CONTINUES}"),
 }
@@ -47,19 +75,28 @@ def machine_faults(where: str | Path, *, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FAULTS:
             raise
-        raise _machine_error(error, Path(where), needed) from error
+        raise machine_error(error, where, needed) from error
 
 
-def _machine_error(error: OSError, where: Path, needed: int) -> MachineError:
-    assert error.errno is not None
-    reference, what, hint = _FAULTS[error.errno]
+def machine_error(error: OSError, where: str | Path, needed: int = 0) -> MachineError:
+    """Any refusal of the operating system as an error of this machine: the one table of them."""
+    said = error.strerror or str(error) or type(error).__name__
+    reference, what, hint = _FAULTS.get(
+        error.errno or 0,
+        (
+            "machine-error",
+            f"the operating system refused: {said}",
+            "`sealift doctor` checks space, permissions and tools",
+        ),
+    )
     full = reference == "disk-full"
+    number = f"{said} (errno {error.errno})" if error.errno else ""
     return MachineError(
         reference,
         what,
         where=str(where),
         expected=f"{format_bytes(needed)} ({needed} bytes) more" if full and needed else "",
-        found=_free(where) if full else f"{os.strerror(error.errno)} (errno {error.errno})",
+        found=_free(Path(where)) if full else number,
         hint=hint,
     )
 

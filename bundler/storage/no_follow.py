@@ -1,7 +1,8 @@
 """Files below a folder, reached by name step by step so that no link is ever followed.
 
 A path like `payload/models/x` is opened component by component with O_NOFOLLOW from a descriptor of the
-root: a link that someone plants while we work is refused, wherever in the path it stands.
+root: a link that someone plants while we work is refused, wherever in the path it stands. Also runs in
+`verify.pyz`: standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -13,9 +14,87 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bundler.errors import IntegrityError
+from bundler.errors import IntegrityError, MachineError, SealiftError
+from bundler.storage.machine_errors import machine_error
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on regular files.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_OF_THE_TREE = frozenset({errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG})
+"""What a tree itself causes by what stands in the place of a file: a link, a folder, a socket."""
+
+
+def open_beneath(root: int, path: str, *, directory: bool = False) -> int:
+    """A read-only descriptor of `path` below the directory descriptor `root`, following no link anywhere.
+
+    Each component is opened with O_NOFOLLOW from the descriptor of the one before it. Raises OSError
+    (ELOOP or ENOTDIR at a link, ENOENT, EACCES), or ValueError for a path that would leave the root.
+    """
+    *folders, name = path.split("/")
+    if any(component in ("", ".", "..") for component in (*folders, name)):
+        raise ValueError(f"not a path below the root: {path!r}")
+    at = root
+    try:
+        for folder in folders:
+            below = os.open(folder.encode(), _FOLDER, dir_fd=at)
+            if at != root:
+                os.close(at)
+            at = below
+        return os.open(name.encode(), _FOLDER if directory else _FILE, dir_fd=at)
+    finally:
+        if at != root:
+            os.close(at)
+
+
+def open_file(root: int, path: str) -> int:
+    """Like `open_beneath`, and what was opened is a regular file.
+
+    Raises IntegrityError (`missing-file`, `not-openable`, `special-file`) or MachineError.
+    """
+    try:
+        descriptor = open_beneath(root, path)
+    except OSError as error:
+        raise open_fault(path, error) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IntegrityError(
+            "special-file", "a listed path is no regular file", where=path, expected="a regular file"
+        )
+    return descriptor
+
+
+def open_fault(where: str, error: OSError) -> SealiftError:
+    """Why a path of a tree cannot be opened: an IntegrityError only where the tree itself is the cause.
+
+    A tired host (EIO, EMFILE, ENOMEM, ESTALE, ...) must not look like tampering.
+    """
+    if error.errno == errno.ENOENT:
+        return IntegrityError(
+            "missing-file",
+            "a file is missing",
+            where=where,
+            expected="a regular file",
+            found="nothing",
+            hint="name the folder that holds manifest.json, or copy or receive this file again",
+        )
+    if error.errno in _OF_THE_TREE:
+        return IntegrityError(
+            "not-openable",
+            "a path cannot be opened without following links",
+            where=where,
+            expected="regular files and directories only (format.md section 1)",
+            found=error.strerror or "",
+            hint="copy or receive this file again",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return MachineError(
+            "unreadable",
+            "a file cannot be opened by this user",
+            where=where,
+            found=error.strerror or "",
+            hint="run as a user who may read the whole bundle",
+        )
+    return machine_error(error, where)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ link planted between two steps is refused by the kernel instead of being followe
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +16,14 @@ from pathlib import Path
 
 from bundler.core.manifest import ATTESTATIONS, MANIFEST_NAME, Manifest
 from bundler.core.paths import MAX_PATH_BYTES, collision_key
-from bundler.errors import ExitCode, Finding, IntegrityError, MachineError, MalformedError
+from bundler.errors import ExitCode, Finding, IntegrityError, MachineError
+from bundler.storage.bounded_read import read_bounded
+from bundler.storage.machine_errors import machine_error
+from bundler.storage.mount_table import mount_table
+from bundler.storage.no_follow import open_beneath, open_fault, open_file
 
 ATTESTATION_SUFFIX = ".sigstore.json"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO must not wait for a writer. It has no effect on regular files.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _KINDS = {
     stat.S_IFLNK: ("symbolic-link", "a symbolic link"),
     stat.S_IFIFO: ("special-file", "a FIFO"),
@@ -72,7 +73,7 @@ def opened_root(root: Path) -> Iterator[int]:
     Raises IntegrityError (`root-is-link`) and MachineError (`not-a-directory`, `no-such-bundle`).
     """
     try:
-        descriptor = os.open(os.fsencode(root), _DIRECTORY)
+        descriptor = os.open(os.fsencode(root), _FOLDER)
     except OSError as error:
         raise _root_error(root, error) from error
     try:
@@ -109,87 +110,21 @@ def _root_error(root: Path, error: OSError) -> Exception:
     return error
 
 
-def open_beneath(root: int, path: str, *, directory: bool = False) -> int:
-    """A read-only descriptor of `path` below the directory descriptor `root`, following no link anywhere.
-
-    Each component is opened with O_NOFOLLOW from the descriptor of the one before it. Raises OSError
-    (ELOOP or ENOTDIR at a link, ENOENT, EACCES), or ValueError for a path that would leave the root.
-    """
-    *folders, name = path.split("/")
-    if any(component in ("", ".", "..") for component in (*folders, name)):
-        raise ValueError(f"not a path below the root: {path!r}")
-    at = root
-    try:
-        for folder in folders:
-            below = os.open(folder.encode(), _DIRECTORY, dir_fd=at)
-            if at != root:
-                os.close(at)
-            at = below
-        return os.open(name.encode(), _DIRECTORY if directory else _FILE, dir_fd=at)
-    finally:
-        if at != root:
-            os.close(at)
-
-
-def open_file(root: int, path: str) -> int:
-    """Like `open_beneath`, and what was opened is a regular file. Raises IntegrityError otherwise."""
-    try:
-        descriptor = open_beneath(root, path)
-    except OSError as error:
-        raise _open_error(path, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise IntegrityError(
-            "special-file", "a listed path is no regular file", where=path, expected="a regular file"
-        )
-    return descriptor
-
-
-def _open_error(path: str, error: OSError) -> Exception:
-    if isinstance(error, FileNotFoundError):
-        return IntegrityError(
-            "missing-file",
-            "a file is missing",
-            where=path,
-            expected="a regular file",
-            found="nothing",
-            hint="name the folder that holds manifest.json, or copy or receive this file again",
-        )
-    if isinstance(error, PermissionError):
-        return MachineError(
-            "unreadable",
-            "a file cannot be opened by this user",
-            where=path,
-            found=error.strerror or "",
-            hint="run as a user who may read the whole bundle",
-        )
-    return IntegrityError(
-        "not-openable",
-        "a path cannot be opened without following links",
-        where=path,
-        expected=_ONLY,
-        found=error.strerror or "",
-    )
-
-
 def read_small(root: int, path: str, limit: int) -> tuple[bytes, Stamp]:
     """The bytes of `path`, read once, and the file's stamp. `limit` is in bytes and checked first.
 
     Raises IntegrityError (those of `open_file`; `changed-while-verifying`) or MalformedError (`too-large`).
     """
-    with os.fdopen(open_file(root, path), "rb") as file:
-        before = Stamp.of(os.fstat(file.fileno()))
-        if before.size > limit:
-            raise MalformedError(
-                "too-large",
-                "a file is larger than its limit",
-                where=path,
-                expected=f"at most {limit} bytes",
-                found=f"{before.size} bytes",
-            )
-        data = file.read(limit + 1)
-        if Stamp.of(os.fstat(file.fileno())) != before or len(data) != before.size:
+    descriptor = open_file(root, path)
+    try:
+        before = Stamp.of(os.fstat(descriptor))
+        data = read_bounded(descriptor, limit, where=path)
+        if Stamp.of(os.fstat(descriptor)) != before or len(data) != before.size:
             raise IntegrityError("changed-while-verifying", "a file changed while it was read", where=path)
+    except OSError as error:
+        raise machine_error(error, path) from error
+    finally:
+        os.close(descriptor)
     return data, before
 
 
@@ -226,11 +161,15 @@ class _Walk:
         try:
             descriptor = open_beneath(self.root, path, directory=True) if path else os.dup(self.root)
         except OSError as error:
-            self._tell("unreadable", "a directory cannot be read", path, found=error.strerror or "")
+            self._unread(path, error)
             return []
+        inner: list[str] = []
         try:
             with os.scandir(descriptor) as entries:
-                inner = [self._entry(path, entry) for entry in entries]
+                for entry in entries:
+                    inner.append(self._entry(path, entry))
+        except OSError as error:
+            self._unread(path, error)
         finally:
             os.close(descriptor)
         return [name for name in inner if name]
@@ -242,7 +181,7 @@ class _Walk:
         try:
             status = entry.stat(follow_symlinks=False)
         except OSError as error:
-            self._tell("unreadable", "a directory entry cannot be read", path, found=error.strerror or "")
+            self._unread(path, error)
             return ""
         kind = stat.S_IFMT(status.st_mode)
         # Regular files of an overlay may carry another device number than their directories: for them only
@@ -279,6 +218,10 @@ class _Walk:
             return ""
         return path
 
+    def _unread(self, path: str, error: OSError) -> None:
+        """A folder or an entry that cannot be looked at: by the machine's fault, unless the tree changed."""
+        self.findings += open_fault(path or ".", error).findings
+
     def _tell(self, reference: str, what: str, where: str, *, found: str = "") -> None:
         self.findings.append(_finding(reference, what, where, expected=_ONLY, found=found))
 
@@ -291,21 +234,11 @@ def mounts_below(root: int) -> Iterator[str]:
     """
     try:
         base = str(Path(f"/proc/self/fd/{root}").readlink())
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
         return
     prefix = base.rstrip("/") + "/"
-    for line in lines:
-        point = _OCTAL.sub(_unescape, line.split(b" ")[4]).decode("utf-8", "surrogateescape")
-        if point.startswith(prefix):
-            yield point[len(prefix) :]
-
-
-_OCTAL = re.compile(rb"\\([0-7]{3})")
-
-
-def _unescape(match: re.Match[bytes]) -> bytes:
-    return bytes([int(match[1], 8)])
+    points = (mount.point for mount in mount_table())
+    yield from (point[len(prefix) :] for point in points if point.startswith(prefix))
 
 
 def tree_findings(tree: Tree, manifest: Manifest, manifest_size: int) -> list[Finding]:

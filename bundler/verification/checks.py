@@ -32,11 +32,11 @@ from bundler.storage.hashing import (
     hash_units,
     plan_units,
 )
+from bundler.storage.no_follow import open_beneath, open_fault
 from bundler.storage.tree import (
     Stamp,
     Tree,
     changed_findings,
-    open_beneath,
     read_small,
     tree_findings,
     walk_tree,
@@ -401,7 +401,10 @@ def _attestation_names(root: int) -> tuple[list[str], list[Finding]]:
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        return [], [_not_an_attestation(ATTESTATIONS, error.strerror or "")]
+        trouble = open_fault(ATTESTATIONS, error)
+        if isinstance(trouble, IntegrityError):
+            return [], [_not_an_attestation(ATTESTATIONS, error.strerror or "")]
+        raise trouble from error
     try:
         with os.scandir(folder) as found:
             entries = {os.fsencode(entry.name): entry.stat(follow_symlinks=False).st_mode for entry in found}

@@ -23,7 +23,7 @@ from bundler.core.printable import for_people
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
 from bundler.errors import ExitCode, Finding, InterruptedByUser, MalformedError, SealiftError
-from bundler.storage.named_file import read_at_most
+from bundler.storage.bounded_read import read_at_most
 from bundler.storage.tree import opened_root
 from bundler.trust.policy_document import POLICY_TYPE
 from bundler.trust.spki import algorithm_of, fingerprint

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bundler.errors import MachineError, SealiftError
+from bundler.storage.bounded_read import read_up_to
 from bundler.storage.hashing import Unit
 from bundler.storage.tree import Stamp
 
@@ -128,8 +129,8 @@ def _known(descriptor: int, head: dict[str, str]) -> dict[Range, list[int]] | No
     A line that has not its form ends the reading: what stands after a torn write proves nothing. The torn
     end is cut off, so that the next line does not continue it.
     """
-    with os.fdopen(os.dup(descriptor), "rb") as file:
-        data = file.read(LIMIT)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    data = read_up_to(descriptor, LIMIT)
     lines = data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]
     if not lines or _parsed(lines[0]) != head:
         return None

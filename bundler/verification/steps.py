@@ -6,12 +6,15 @@ Also runs in `verify.pyz`: standard library only, Python 3.9.
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bundler.errors import ExitCode, Finding, MachineError, SealiftError, gravest_code
+from bundler.storage.machine_errors import machine_error
 
 LEVELS = {"signatures": 5, "quick": 7, "full": 10}
 """Each level's name and its last step."""
@@ -143,18 +146,13 @@ def _run(step: Step) -> StepOutcome:
 def machine_trouble(error: BaseException) -> MachineError:
     """What this machine could not do, as an error that accuses the machine and not the bundle."""
     if isinstance(error, MemoryError):
-        return MachineError(
-            "out-of-memory",
-            "this machine has too little free memory for this",
-            hint="free memory, or raise the limit that `ulimit -v` shows",
-        )
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return MachineError(
-        "machine-error",
-        f"the operating system refused: {said}",
-        where=str(getattr(error, "filename", None) or ""),
-        hint="`sealift doctor` checks space, permissions and tools",
-    )
+        error = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    if not isinstance(error, OSError):
+        error = OSError(str(error) or type(error).__name__)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # Which file system is full is not known here: it may be that of standard output.
+        error = OSError(None, error.strerror, error.filename)
+    return machine_error(error, str(error.filename or ""))
 
 
 def _status(findings: Iterable[Finding]) -> str:

@@ -21,10 +21,10 @@ from bundler.storage.disk_space import (
     file_system,
     free_bytes,
     mount_findings,
-    parse_mountinfo,
     partial_bytes,
     present_files,
 )
+from bundler.storage.mount_table import Mount, parse_mount_table
 
 GIB = 1 << 30
 
@@ -182,9 +182,11 @@ def test_partial_files_count_with_what_they_have(tmp_path: Path) -> None:
     assert partial_bytes(tmp_path) == 5
 
 
-@given(st.text(max_size=400))
-def test_no_mount_table_is_too_odd_to_read(text: str) -> None:
-    parse_mountinfo(text)
+@given(st.binary(max_size=400))
+def test_no_mount_table_is_too_odd_to_read(data: bytes) -> None:
+    line = b"40 22 8:1 / /mnt/a\\040b ro,relatime shared:1 - iso9660 /dev/sr0 ro\n"
+
+    assert Mount("/mnt/a b", "iso9660", True) in parse_mount_table(data + b"\n" + line)
 
 
 @pytest.fixture

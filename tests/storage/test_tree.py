@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from bundler.errors import IntegrityError, MachineError, MalformedError
+from bundler.storage.no_follow import open_beneath, open_file
 from bundler.storage.tree import (
     Stamp,
     Tree,
     changed_findings,
-    open_beneath,
-    open_file,
     opened_root,
     read_small,
     walk_tree,

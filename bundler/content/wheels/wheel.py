@@ -31,7 +31,7 @@ from bundler.content.wheels.name import WheelName, parse_wheel_name
 from bundler.content.wheels.record import record_findings
 from bundler.content.zip_archive import Member
 from bundler.errors import ExitCode, Finding, SealiftError
-from bundler.storage.regular_file import open_regular, read_small
+from bundler.storage.bounded_read import open_regular, read_small
 
 TEXT_LIMIT = 16 << 20
 """Bytes of METADATA or WHEEL that are read."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from bundler.core import strict_json
 from bundler.errors import AuthenticityError, Finding, UsageError
 from bundler.storage.atomic import write_atomic
-from bundler.storage.named_file import read_named
+from bundler.storage.bounded_read import read_named
 from bundler.trust.authentication import VerifyKeyless, VerifySignature
 from bundler.trust.perimeter.rotation import Approvals, check_rotation
 from bundler.trust.perimeter.state_files import (

@@ -19,7 +19,7 @@ from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
 from bundler.errors import AuthenticityError, Finding, MalformedError, SealiftError, UsageError
 from bundler.storage.atomic import write_atomic
-from bundler.storage.named_file import read_at_most
+from bundler.storage.bounded_read import read_at_most
 from bundler.trust.perimeter.state import State, merged
 
 DEFAULT_STATE = Path("/var/lib/sealift/state.json")
