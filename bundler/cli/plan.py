@@ -133,16 +133,15 @@ def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
 
 def formula_plan(source: Path, config: Path, overhead: int | None) -> Plan:
     """The fit of a spec's launch profiles from a model's configuration alone."""
-    from bundler.core import strict_json
+    from bundler.content.published_json import parse_published_json
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
     from bundler.planning.model_shape import CONFIG_LIMIT
     from bundler.planning.plan import plan_formula
     from bundler.storage.bounded_read import read_named
 
     spec: Spec = parse_spec(read_named(source, SPEC_LIMIT), str(source))
-    value = strict_json.loads(
-        read_named(config, CONFIG_LIMIT), limit=CONFIG_LIMIT, where=str(config), allow_floats=True
-    )
+    data = read_named(config, CONFIG_LIMIT)
+    value = parse_published_json(data, limit=CONFIG_LIMIT, where=str(config)).value
     formats = {model.identifier: model.format for model in spec.models}
     members = value if isinstance(value, dict) else {}
     return plan_formula(spec.launch, spec.engines, formats, members, spec.node, overhead=overhead)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bundler.content import gguf, remote_code, safetensors
+from bundler.content.published_json import DOCUMENT_LIMIT, Published, parse_published_json
 from bundler.content.quantization import (
     Quantization,
     format_finding,
@@ -24,13 +25,11 @@ from bundler.content.quantization import (
 )
 from bundler.content.shards import INDEX_SUFFIX, SHARD_SUFFIX, shard_findings
 from bundler.content.unsafe_files import unsafe_finding
-from bundler.core import strict_json
+from bundler.core.strict_json import MAX_INTEGER
 from bundler.errors import ExitCode, Finding, SealiftError
 from bundler.storage.bounded_read import open_regular, read_small
 
 GGUF_SUFFIX = ".gguf"
-DOCUMENT_LIMIT = 256 << 20
-"""Bytes of one JSON document; the index of a K2-size model has 13 MB."""
 SOURCE_LIMIT = 16 << 20
 THREADS = min(16, 4 * (os.cpu_count() or 1))
 """Headers wait for the device, not for the processor: several a core pay off on slow disks."""
@@ -94,7 +93,9 @@ def check_model(
 
 def _read(folder: Path, files: Sequence[str], findings: list[Finding]) -> _Read:
     shards = _read_all(folder, _ending(files, SHARD_SUFFIX), _read_shard, findings)
-    documents = _read_all(folder, list(filter(_is_document, files)), _read_document, findings)
+    published = _read_all(folder, list(filter(_is_document, files)), _read_document, findings)
+    documents = {path: document.value for path, document in published.items()}
+    findings += chain.from_iterable(document.findings for document in published.values())
     tensors = {name: tensor for header in shards.values() for name, tensor in header.tensors.items()}
     config = documents.get("config.json")
     quantization = Quantization.of_config(config)
@@ -163,10 +164,8 @@ def _read_gguf(path: Path, where: str) -> gguf.GgufHeader:
         return gguf.read_header(fd, where=where)
 
 
-def _read_document(path: Path, where: str) -> Any:
-    # Third-party documents may hold floats (format.md section 2); duplicate keys stay refused.
-    data = read_small(path, limit=DOCUMENT_LIMIT, where=where)
-    return strict_json.loads(data, limit=DOCUMENT_LIMIT, where=where, allow_floats=True)
+def _read_document(path: Path, where: str) -> Published:
+    return parse_published_json(read_small(path, limit=DOCUMENT_LIMIT, where=where), where=where)
 
 
 def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
@@ -290,10 +289,11 @@ def _context_length(read: _Read) -> int | None:
     inner = read.config.get("text_config")
     for config in (read.config, inner if isinstance(inner, dict) else {}):
         value = config.get("max_position_embeddings")
-        if type(value) is int:
+        # The manifest cannot hold larger integers (format.md section 2); a number like that says nothing.
+        if type(value) is int and 0 <= value <= MAX_INTEGER:
             return value
     for header in read.ggufs.values():
         length = header.integer(f"{header.text('general.architecture')}.context_length")
-        if length is not None:
+        if length is not None and 0 <= length <= MAX_INTEGER:
             return length
     return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bundler.content.published_json import ANSWER_KEYS, parse_published_json
 from bundler.core import strict_json
 from bundler.core.specs.image_reference import is_oci_digest
 from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, PolicyError, SealiftError
@@ -129,9 +130,9 @@ def parse_manifest(data: bytes, media_type: str, *, where: str) -> ImageIndex | 
     """The manifest or index that `data` says it is, given the media type it was announced with.
 
     Raises MalformedError (`unsupported-manifest`, `ambiguous-manifest`, `bad-manifest-blob`, or those of
-    strict JSON) and PolicyError (`foreign-layer`).
+    published JSON) and PolicyError (`foreign-layer`).
     """
-    value = strict_json.loads(data, limit=MANIFEST_LIMIT, where=where, allow_floats=True)
+    value = parse_published_json(data, limit=MANIFEST_LIMIT, where=where, decisive=ANSWER_KEYS).require()
     if not isinstance(value, dict) or value.get("schemaVersion") != 2 or not _is_known(media_type):
         raise _unsupported(media_type, value, where)
     # Go writes absent members as `null`: they are absent.
@@ -237,7 +238,7 @@ def _platform(value: object, where: str, member: str) -> str:
 
 def parse_config(data: bytes, *, where: str) -> ImageConfig:
     """What an image config says. Raises MalformedError (`bad-image-config`)."""
-    value = strict_json.loads(data, limit=CONFIG_LIMIT, where=where, allow_floats=True)
+    value = parse_published_json(data, limit=CONFIG_LIMIT, where=where, decisive=ANSWER_KEYS).require()
     rootfs = value.get("rootfs") if isinstance(value, dict) else None
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if isinstance(rootfs, dict) and diff_ids is None and "diff_ids" in rootfs:

@@ -39,7 +39,7 @@ def loads(data: bytes, *, limit: int, where: str, allow_floats: bool = False) ->
         )
     if data.startswith(b"\xef\xbb\xbf"):
         _refuse(where, "it starts with a byte order mark")
-    _check_nesting(data, where)
+    check_nesting(data, where, MAX_NESTING)
     try:
         text = data.decode("utf-8", "strict")
     except UnicodeDecodeError as error:
@@ -55,7 +55,7 @@ def loads(data: bytes, *, limit: int, where: str, allow_floats: bool = False) ->
     except json.JSONDecodeError as error:
         _refuse(where, f"line {error.lineno}, column {error.colno}: {error.msg}")
     except RecursionError:
-        _too_deep(where)
+        _too_deep(where, MAX_NESTING)
     # A surrogate can only come from a \ud800 escape; the search is skipped when there is none.
     if b"\\u" in data:
         _refuse_surrogates(value, where)
@@ -79,17 +79,20 @@ def _refuse(where: str, found: str) -> NoReturn:
     )
 
 
-def _too_deep(where: str) -> NoReturn:
+def _too_deep(where: str, limit: int) -> NoReturn:
     raise MalformedError(
         "too-deep",
         "a document is nested too deeply",
         where=where,
-        expected=f"at most {MAX_NESTING} levels",
+        expected=f"at most {limit} levels",
         found="more",
     )
 
 
-def _check_nesting(data: bytes, where: str) -> None:
+def check_nesting(data: bytes, where: str, limit: int) -> None:
+    """Refuse a document with more than `limit` levels (`too-deep`) before a recursive parser sees it."""
+    if data.count(b"{") + data.count(b"[") <= limit:
+        return
     depth = 0
     # Escaped backslashes and quotes go first, so that one simple repetition matches a string, closed or
     # not: time and memory stay linear for hostile documents (32 KB of escapes once took five seconds).
@@ -98,8 +101,8 @@ def _check_nesting(data: bytes, where: str) -> None:
         mark = match.group()[0]
         if mark in b"[{":
             depth += 1
-            if depth > MAX_NESTING:
-                _too_deep(where)
+            if depth > limit:
+                _too_deep(where, limit)
         elif mark in b"]}":
             depth -= 1
 

@@ -20,7 +20,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bundler.core import strict_json
+from bundler.content.published_json import parse_published_json
 from bundler.core.artifacts import artifacts_of
 from bundler.core.launch_profile import LaunchEntry, find_entry
 from bundler.core.manifest import Manifest
@@ -370,7 +370,7 @@ def _is_kimi(folder: Path, files: list[str]) -> bool:
     if "config.json" not in files:
         return False
     data = read_small(folder / "config.json", limit=CONFIG_LIMIT, where="config.json")
-    config = strict_json.loads(data, limit=CONFIG_LIMIT, where="config.json", allow_floats=True)
+    config = parse_published_json(data, limit=CONFIG_LIMIT, where="config.json").value
     if not isinstance(config, dict):
         return False
     inner = config.get("text_config")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.content.gguf import read_header
-from bundler.core import strict_json
+from bundler.content.published_json import parse_published_json
 from bundler.core.specs.lock import LockedModel, LockedModelFile
 from bundler.sizing.memory import ModelShape
 
@@ -66,7 +66,7 @@ def read_shape(model: LockedModel, model_file: str | None, places: Sequence[Path
 
 def parse_config(data: bytes, where: str) -> ModelShape | None:
     """The shape in the bytes of a `config.json`. Raises MalformedError."""
-    value = strict_json.loads(data, limit=CONFIG_LIMIT, where=where, allow_floats=True)
+    value = parse_published_json(data, limit=CONFIG_LIMIT, where=where).value
     return ModelShape.parse(value) if isinstance(value, dict) else None
 
 

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 from urllib.parse import urlsplit
 
-from bundler.core import strict_json
+from bundler.content.published_json import ANSWER_KEYS, parse_published_json
+from bundler.core.strict_json import MAX_INTEGER
 from bundler.errors import MachineError, NetworkError
 from bundler.sources.http import TransientError, accept_all
 from bundler.sources.hub.access import is_loopback
@@ -76,7 +77,10 @@ class XetTransport:
         with source.open(0) as body:
             data = b"".join(body)
         where = self.client.access.endpoint + route
-        return _read_access(strict_json.loads(data, limit=TOKEN_ANSWER_LIMIT, where=where), where)
+        answer = parse_published_json(
+            data, limit=TOKEN_ANSWER_LIMIT, where=where, bom=True, decisive=ANSWER_KEYS
+        )
+        return _read_access(answer.require(), where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +178,7 @@ def _new_session() -> hf_xet.XetSession:
 def _read_access(value: object, where: str) -> _Access:
     answer = value if isinstance(value, dict) else {}
     store, token, expires = (answer.get(name) for name in ("casUrl", "accessToken", "exp"))
-    if not isinstance(store, str) or not isinstance(token, str) or type(expires) is not int:
+    if not isinstance(store, str) or not isinstance(token, str) or not _is_time(expires):
         raise NetworkError(
             "hub-answer",
             "the Hub's answer gives no access to Xet",
@@ -183,6 +187,11 @@ def _read_access(value: object, where: str) -> _Access:
         )
     _refuse_store(store, where)
     return _Access(store=store, token=token, expires=expires)
+
+
+def _is_time(value: object) -> TypeGuard[int]:
+    """Whether `value` is a time in seconds that hf_xet can hold."""
+    return type(value) is int and 0 <= value <= MAX_INTEGER
 
 
 def _refuse_store(store: str, where: str) -> None:
