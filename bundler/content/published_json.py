@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from bundler.content.findings import COMPARE
@@ -22,6 +22,10 @@ DOCUMENT_LIMIT = 256 << 20
 """Bytes of one document. The index of Kimi-K3 has 60 MB."""
 MAX_NESTING = 128
 """Levels. Python's own parser stops near 1,000; no published document that we know has more than 12."""
+MAX_VALUES = 8_000_000
+"""Values in one document, roughly: each can cost 100 bytes of memory. A tokenizer of 262,000 tokens with its
+merges has 2 million.
+"""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MODEL_KEYS = frozenset(
     {"architectures", "auto_map", "custom_pipelines", "model_type", "_class_name", "weight_map"}
@@ -60,31 +64,52 @@ def parse_published_json(
     *,
     where: str,
     limit: int = DOCUMENT_LIMIT,
+    values: int = MAX_VALUES,
     bom: bool = False,
     decisive: frozenset[str] = MODEL_KEYS,
+    hint: str = COMPARE,
 ) -> Published:
     """The value that Python's `json` reads from `data`, with findings about keys that stand twice.
 
-    `where` names the document in errors; `limit` is in bytes and checked first. `bom` accepts a byte order
+    `where` names the document in errors; `limit` is in bytes and `values` a number
+    of values; both are checked before parsing. `bom` accepts a byte order
     mark: HTTP clients do, transformers does not (it opens files as `utf-8` and its parser stops at the mark).
     A key that stands twice with different values is an error (`duplicate-key`) if it, or anything in its
     values, is in `decisive`; otherwise it is a warning. Lone surrogates become U+FFFD, with a warning
     (`lone-surrogate`), so that no text here fails to print.
 
-    Raises MalformedError: `too-large`, `too-deep`, `bad-json`.
+    Raises MalformedError: `too-large`, `too-many-values`, `too-deep`, `bad-json`; `hint` is theirs.
     """
-    _require_size(data, limit, where)
-    if bom and data.startswith(BYTE_ORDER_MARK):
-        data = data[len(BYTE_ORDER_MARK) :]
-    strict_json.check_nesting(data, where, MAX_NESTING)
     doubles: list[_Double] = []
-    value = _parse(_text(data, where), doubles, where)
+    try:
+        value = _bounded_value(data, where, limit, values, bom, doubles)
+    except MalformedError as error:
+        raise MalformedError.of([replace(finding, hint=hint) for finding in error.findings]) from None
     findings = _double_findings(value, doubles, where, decisive)
     # A surrogate can only come from a \ud800 escape, so most documents need no search.
     if b"\\u" in data and _has_surrogate(value):
         value = _without_surrogates(value)
         findings.append(_surrogate_finding(where))
     return Published(value=value, findings=tuple(findings))
+
+
+def _bounded_value(
+    data: bytes, where: str, limit: int, values: int, bom: bool, doubles: list[_Double]
+) -> Any:
+    _require_size(data, limit, where)
+    # Counted before parsing: the objects that `[[],[],` makes take 30 times its size.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > values:
+        raise MalformedError(
+            "too-many-values",
+            "a document holds too many values",
+            where=where,
+            expected=f"at most {values} values",
+            found="more",
+        )
+    if bom and data.startswith(BYTE_ORDER_MARK):
+        data = data[len(BYTE_ORDER_MARK) :]
+    strict_json.check_nesting(data, where, MAX_NESTING)
+    return _parse(_text(data, where), doubles, where)
 
 
 def _require_size(data: bytes, limit: int, where: str) -> None:
@@ -95,7 +120,6 @@ def _require_size(data: bytes, limit: int, where: str) -> None:
             where=where,
             expected=f"at most {limit} bytes",
             found=f"{len(data)} bytes",
-            hint=COMPARE,
         )
 
 
@@ -124,7 +148,6 @@ def _refuse(where: str, found: str) -> NoReturn:
         where=where,
         expected="JSON as Python's `json` module reads it",
         found=found,
-        hint=COMPARE,
     )
 
 

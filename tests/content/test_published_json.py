@@ -81,6 +81,9 @@ def test_size_and_depth_are_bounded_before_parsing() -> None:
     with pytest.raises(MalformedError) as deep:
         parse("[" * 1_000_000)
     assert deep.value.reference == "too-deep"
+    with pytest.raises(MalformedError) as many:
+        parse("[" + "[]," * 4_000_000 + "[]]")
+    assert many.value.reference == "too-many-values"
     assert parse("[" * MAX_NESTING + "]" * MAX_NESTING).findings == ()
 
 
