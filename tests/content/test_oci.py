@@ -164,7 +164,9 @@ def test_a_faulty_version_file_is_told(layout: Path, content: bytes | None, refe
     [
         pytest.param(b'{"schemaVersion":2,"manifests":{}}', "bad-manifest-blob", id="manifests is no list"),
         pytest.param(b'{"schemaVersion":1,"manifests":[]}', "unsupported-manifest", id="schema 1"),
-        pytest.param(b'{"schemaVersion":2,"manifests":[],"manifests":[]}', "duplicate-key", id="a key twice"),
+        pytest.param(
+            b'{"schemaVersion":2,"manifests":[],"manifests":[{}]}', "duplicate-key", id="a key twice"
+        ),
         pytest.param(
             b'{"schemaVersion":2,"manifests":[],"layers":[]}', "ambiguous-manifest", id="two in one"
         ),
