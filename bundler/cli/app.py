@@ -50,6 +50,11 @@ _AFTER_A_STOP = {
     "install": "run the same `sealift install` again with --resume: it continues where it stopped",
 }
 """What to type after Ctrl-C, for the verbs that keep what they did."""
+_REFUSED = {
+    "install": "the installation did not finish; nothing half-made is left.",
+    "launch": "nothing was started.",
+}
+"""How a refusal ends for the verbs that act on a bundle: after the errors, one verdict."""
 
 
 class Verbs(click.Group):
@@ -162,4 +167,6 @@ def _tell(error: SealiftError, verb: str, as_json: bool) -> int:
     if as_json:
         return Output(as_json=True).emit(Report.of_error(verb, error))
     print_error(error)
+    if verb in _REFUSED and not isinstance(error, InterruptedByUser):
+        Output(as_json=False).verdict(f"REFUSED: {_REFUSED[verb]}", "failed")
     return int(error.exit_code)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,11 +67,11 @@ def command(
     The engine runs from the environment given with --env, offline, with private empty caches and an
     environment built from a short list. A bundle that fails verification starts nothing.
     """
-    from bundler.launch.last_look import refuse_changes, writable_note
-    from bundler.launch.launch import LaunchRequest, check_ground, prepare, start
-    from bundler.verification.verify import verify_bundle
+    from bundler.launch.gate import Admitted, admit
+    from bundler.launch.launch import LaunchRequest
+    from bundler.storage.leases import Leases
 
-    output, perimeter = reading.output, trust.perimeter()
+    output = reading.output
     request = LaunchRequest(
         profile=profile,
         environment=environment,
@@ -81,29 +81,31 @@ def command(
         port=port,
         accept_code=accept_code,
     )
-    # Nobody should wait for a terabyte to be read only to hear that a name was mistyped.
-    signed = verify_bundle(bundle, perimeter, level="signatures").verified
-    if signed is not None:
-        check_ground(signed.manifest, request)
-    result = verify_bundle(
-        bundle,
-        perimeter,
-        workers=reading.workers,
-        progress=reading.progress,
-        read_next=True,
-    )
-    if result.verified is None:
-        return output.emit(replace(result.report, verb="launch"))
-    plan = prepare(result.verified, request)
-    plan = replace(plan, notes=(*plan.notes, *filter(None, [writable_note(result.verified)])))
-    _tell(output, plan)
-    report = Report(verb="launch", findings=result.report.findings, data=plan.to_json())
-    if dry_run:
-        _show(output, plan)
-        return output.emit(report)
-    refuse_changes(result.verified)
+    with Leases() as leases:
+        admitted = admit(
+            bundle,
+            trust.perimeter(),
+            request,
+            leases=leases,
+            workers=reading.workers,
+            progress=reading.progress,
+        )
+        if not isinstance(admitted, Admitted):
+            code = output.emit(admitted)
+            output.verdict("REFUSED: nothing was started.", admitted.verdict)
+            return code
+        _tell(output, admitted.plan)
+        if dry_run:
+            _show(output, admitted.plan)
+            return output.emit(admitted.report)
+        return admitted.start(lambda: _announce(output, admitted.report))
+
+
+def _announce(output: Output, report: Report) -> None:
+    """Everything that was printed must be out before this process becomes another program."""
     output.emit(report)
-    return start(plan)
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 def _tell(output: Output, plan: LaunchPlan) -> None:

@@ -2,8 +2,9 @@
 out as a plan first, then this process becomes the engine.
 
 Order: profile, flag table, installed origin and version, model, command, port, environment. Nothing is
-written before the plan stands. What is *not* closed here: a file changed between verification and the
-engine's own reading of it (SGLang hashes again while loading; mount the bundle read-only for the others).
+written before the plan stands. `bundler.launch.gate` verifies the bundle first and looks at it last. What is
+*not* closed: a file changed between that look and the engine's own reading of it (SGLang hashes again while
+loading; mount the bundle read-only for the others).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import os
 import secrets
 import shlex
+import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
@@ -167,21 +169,31 @@ def check_ground(manifest: Manifest, request: LaunchRequest) -> tuple[LaunchEntr
     return entry, table, python, work
 
 
-def start(plan: LaunchPlan) -> NoReturn:
+def start(plan: LaunchPlan, last_look: Callable[[], None] | None = None) -> NoReturn:
     """Make the work folder, write its files, and become the engine. Does not come back.
 
-    Folders of earlier launches whose server has ended are removed first.
+    Folders of earlier launches whose server has ended are removed first. `last_look` is the last thing that
+    is done: what it raises starts nothing, and the work folder is removed again. Raises MachineError
+    (`work-folder-open`).
     """
     ensure_folder(plan.work.parent)
     variables.sweep(plan.work.parent)
     variables.make_work_folder(plan.work)
-    for name, data in plan.files.items():
-        write_private(plan.work / name, data)
-    # An empty folder: engines start `python -m` children, and Python imports from where they stand. In the
-    # work folder itself the cache folder `triton` was imported as the package of that name.
-    os.chdir(plan.work / variables.FOLDERS["HOME"])
-    # An argument list, not a shell: S606 asks for what is meant here.
-    os.execve(plan.command[0], plan.command, dict(plan.environment))  # noqa: S606
+    try:
+        for name, data in plan.files.items():
+            write_private(plan.work / name, data)
+        # An empty folder: engines start `python -m` children, and Python imports from where they stand. In
+        # the work folder itself the cache folder `triton` was imported as the package of that name.
+        os.chdir(plan.work / variables.FOLDERS["HOME"])
+        environment = dict(plan.environment)
+        if last_look is not None:
+            last_look()
+        # An argument list, not a shell: S606 asks for what is meant here.
+        os.execve(plan.command[0], plan.command, environment)  # noqa: S606
+    except BaseException:
+        os.chdir(os.sep)
+        shutil.rmtree(plan.work, ignore_errors=True)
+        raise
 
 
 def requirement_name(requirement: str) -> str:

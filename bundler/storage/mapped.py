@@ -17,30 +17,22 @@ plainly. Should a page vanish all the same, the process dies: it never passes. A
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import mmap
-import signal
 import time
 from typing import TYPE_CHECKING, Any
+
+from bundler.storage.leases import HELD, lease
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 MADV_POPULATE_READ = 22
 WINDOW_BYTES = 16 << 20
-_F_SETSIG = getattr(fcntl, "F_SETSIG", 10)
-_F_SETLEASE = getattr(fcntl, "F_SETLEASE", 1024)
 
 
 def take_lease(descriptor: int) -> bool:
     """Whether the kernel now holds off writers of this file; given back when the descriptor is closed."""
-    try:
-        # A broken lease is told by SIGIO, which would end the process; SIGURG is ignored by default.
-        fcntl.fcntl(descriptor, _F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, _F_SETLEASE, fcntl.F_RDLCK)
-    except OSError:
-        return False
-    return True
+    return lease(descriptor) == HELD
 
 
 class MappedFile:

@@ -32,6 +32,7 @@ from bundler.storage.hashing import (
     hash_units,
     plan_units,
 )
+from bundler.storage.leases import Leases
 from bundler.storage.no_follow import open_beneath, open_fault
 from bundler.storage.tree import (
     Stamp,
@@ -84,6 +85,7 @@ class Checks:
     afterwards: they are read through the page cache if memory holds them. `hash_units` reads and hashes.
     `list_agrees` takes the digest of the manifest and says whether its chunk list is known to agree with its
     file digests; `list_agreed` says so after this verification.
+    `leases` hold off writers from step 8 on; whoever made this value closes them.
     """
 
     root: int
@@ -96,6 +98,7 @@ class Checks:
     read_next: bool = False
     hash_units: HashUnits = hash_units
     list_agrees: Callable[[str], bool] = lambda manifest: False
+    leases: Leases = field(default_factory=Leases)
     # ----
     policy: TrustPolicy | None = None
     manifest: Manifest | None = None
@@ -252,10 +255,17 @@ class Checks:
         journal = self.open_journal(self.manifest_sha256, expected.list_sha256)
         wanted = [unit for unit in plan.units if journal is None or not journal.trusts(unit)]
         self.bytes_trusted = _bytes_once(plan.units) - _bytes_once(wanted)
-        findings = [*expected.findings, *self._compare(wanted, journal)]
+        # Before the first byte: what is written from here on is noticed, also through a mapping.
+        findings = [*expected.findings, *self.leases.take(self.root, self.tree.files)]
+        findings += self._compare(wanted, journal)
         findings += changed_findings(self.tree, walk_tree(self.root))
+        findings += self.leases.findings(self.root)
         self.list_agreed = agreed or (plan.both and bool(expected.list_sha256) and not findings)
-        return Checked(findings=tuple(dict.fromkeys(findings)), detail=self._hash_detail())
+        return Checked(
+            findings=tuple(dict.fromkeys(findings)),
+            detail=self._hash_detail(),
+            not_checked=self.leases.not_checked(),
+        )
 
     def damage(self, paths: Collection[str]) -> list[Finding]:
         """Which of the listed files `paths` differ from the manifest; after step 6.

@@ -94,7 +94,8 @@ def verify(options: argparse.Namespace) -> tuple[Report, tuple[StepOutcome, ...]
         checks = Checks(root=root, policy_bytes=policy, verify_signature=OpensslVerifier())
         if options.jobs > 0:
             checks.workers = options.jobs
-        outcomes = steps.run_steps(_steps(checks, one_key=bool(options.key)), options.level)
+        with checks.leases:
+            outcomes = steps.run_steps(_steps(checks, one_key=bool(options.key)), options.level)
     report = Report(
         verb=VERB,
         verdict=steps.verdict(outcomes, options.level),

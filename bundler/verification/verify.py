@@ -16,6 +16,7 @@ from bundler.core.progress import Progress, SilentProgress
 from bundler.core.report import Report
 from bundler.errors import Finding, MachineError
 from bundler.storage.hashing import HashUnits, available_cores, hash_units
+from bundler.storage.leases import Leases
 from bundler.storage.tree import Stamp, opened_root
 from bundler.trust.perimeter.state import State, ahead_findings, effective_time, rememberable
 from bundler.trust.perimeter.state_files import OpenedState, StateFiles
@@ -90,11 +91,14 @@ def verify_bundle(
     resume: bool = False,
     read_next: bool = False,
     hash_units: HashUnits = hash_units,
+    leases: Leases | None = None,
 ) -> VerificationResult:
     """Verify the bundle in the folder `root` and, at level full, remember that it was accepted.
 
     With `read_next` the bytes are left in memory, if it holds them, for the engine that reads them next.
     `hash_units` reads and hashes the files: in this process, or a function that spreads the units.
+    `leases` are filled in step 8 and stay with the caller, who holds off writers with them until he has used
+    the bytes; without them writers are held off until this returns.
     Trouble with the bundle is in the result's findings. Raises IntegrityError (`root-is-link`) or
     MachineError (`no-such-bundle`, `not-a-directory`) when there is nothing to examine.
     """
@@ -109,6 +113,7 @@ def verify_bundle(
             progress=progress or SilentProgress(),
             read_next=read_next,
             hash_units=hash_units,
+            leases=leases,
         )
         try:
             outcomes = steps.run_steps(verification.steps(), level)
@@ -135,6 +140,7 @@ class _Verification:
         progress: Progress,
         read_next: bool,
         hash_units: HashUnits,
+        leases: Leases | None,
     ) -> None:
         from bundler.trust.keys import verify_signature
 
@@ -150,7 +156,9 @@ class _Verification:
             progress=progress,
             read_next=read_next,
             hash_units=hash_units,
+            leases=leases or Leases(),
         )
+        self.keeps_leases = leases is not None
         self.opened: OpenedState | None = None
         self.journal: ResumeJournal | None = None
         self.journal_file: Path | None = None
@@ -278,9 +286,11 @@ class _Verification:
         return self.journal
 
     def close(self) -> None:
-        """Close the journal; it stays on disk unless the bundle was accepted."""
+        """Close the journal, which stays on disk unless the bundle was accepted, and give leases back."""
         if self.journal is not None:
             self.journal.close()
+        if not self.keeps_leases:
+            self.checks.leases.close()
 
     def verified(self, level: str) -> VerifiedBundle:
         """The bundle as verified; only called when every step passed."""

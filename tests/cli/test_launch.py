@@ -170,3 +170,65 @@ def test_an_unknown_profile_is_a_matter_of_usage(bundle: TestBundle, work: Path)
     assert done.returncode == 2
     assert report(done)["findings"][0]["expected"] == "one of: default"
     assert not ran(bundle)
+
+
+def test_every_refusal_ends_in_one_verdict_line(bundle: TestBundle, work: Path) -> None:
+    path = bundle.path(f"{MODEL}/notes.md")
+    for words in ((), ("--profile", "other"), ("--env", str(work / "nothing"))):
+        if not words:
+            with path.open("r+b"):
+                done = launch(bundle, work, *words)
+            assert "open-for-writing" in done.stderr
+        else:
+            done = launch(bundle, work, *words)
+        assert done.returncode != 0
+        assert done.stdout.splitlines()[-1] == "REFUSED: nothing was started."
+        assert done.stdout.count("REFUSED") == 1
+    assert list(work.iterdir()) == []
+
+
+# Maps a file of the bundle between the first look and the start.
+MEANWHILE = """
+import mmap, os, sys
+from pathlib import Path
+from bundler.launch import launch
+from bundler.launch.environment import make_work_folder
+def opened(work):
+    make_work_folder(work)
+    descriptor = os.open(sys.argv[1], os.O_RDWR)
+    launch.held = mmap.mmap(descriptor, 0)
+    os.close(descriptor)
+launch.variables.make_work_folder = opened
+from bundler.cli.app import run
+sys.exit(run(sys.argv[2:]))
+"""
+
+
+def test_a_file_mapped_just_before_the_start_starts_nothing(bundle: TestBundle, work: Path) -> None:
+    command = [
+        *(sys.executable, "-c", MEANWHILE, str(bundle.path(f"{MODEL}/notes.md"))),
+        *("launch", str(bundle.root), "--profile", "default", "--env", str(bundle.root.parent / "env")),
+        *("--policy", str(bundle.policy), "--state", str(bundle.state), "--work", str(work)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 10
+    assert "open-for-writing" in done.stderr
+    assert done.stdout.splitlines()[-1] == "REFUSED: nothing was started."
+    assert not ran(bundle)
+    assert list(work.iterdir()) == []
+
+
+def test_launches_at_the_same_time_all_start(bundle: TestBundle, work: Path) -> None:
+    assert launch(bundle, work, "--dry-run").returncode == 0
+    for _ in range(2):
+        command = [
+            *(sys.executable, "-m", "bundler", "launch", str(bundle.root), "--profile", "default"),
+            *("--env", str(bundle.root.parent / "env"), "--policy", str(bundle.policy)),
+            *("--state", str(bundle.state), "--work", str(work), "--no-progress"),
+        ]
+        begun = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(6)
+        ]
+        said = [process.communicate(timeout=120)[1] for process in begun]
+        assert [process.returncode for process in begun] == [0] * 6, said
