@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bundler.core.launch_profile import LaunchEntry
-from bundler.engines.flag_tables import TABLES, EngineTable, Flag
+from bundler.engines.flag_tables import TABLES
+from bundler.engines.table import EngineTable, Flag
 from bundler.errors import ExitCode, Finding, PolicyError
 
 DEFAULTS: Mapping[str, str] = {"tensorParallel": "1", "gpuMemoryUtilization": "0.90"}
@@ -89,6 +90,7 @@ def render(table: EngineTable, entry: LaunchEntry, model: ModelToServe, *, accep
     findings = [*_parser_findings(table, entry, model), *_code_findings(entry, model, accept_code)]
     findings += argument_findings(table, entry.arguments)
     values = _values(entry, model, accept_code)
+    findings += _member_findings(table, values)
     rendered, absent = _render_members(table, values)
     findings += [_unsupported(table, member) for member in absent if member not in WITHOUT_FLAG]
     if findings:
@@ -116,17 +118,24 @@ def argument_findings(table: EngineTable, arguments: Sequence[str]) -> list[Find
             # The value of a flag that is refused anyway is not told as a second fault.
             waiting = waiting[1:] if waiting and not waiting[0].startswith("-") else waiting
             continue
-        if flag.value and not has_value:
-            value = waiting.pop(0) if waiting and not _looks_like_flag(waiting[0]) else ""
-        if flag.name in seen:
+        # A word behind a switch is a value that the switch does not take: the engine's parser ends there.
+        if not has_value and waiting and not _looks_like_flag(waiting[0]):
+            has_value, value = "" if flag.value else " ", waiting.pop(0)
+        if _same_setting(table, flag) in seen:
             findings.append(_flag_finding("engine-flag-twice", table, "every flag once", name))
-        seen.add(flag.name)
-        findings += _value_findings(table, flag, name, value, bool(has_value))
+        seen.add(_same_setting(table, flag))
+        findings += _value_findings(table, flag, name, value, has_value)
     return findings
 
 
 def _looks_like_flag(word: str) -> bool:
     return word.startswith("-") and not word[1:2].isdigit()
+
+
+def _same_setting(table: EngineTable, flag: Flag) -> str:
+    """One name for a switch and its opposite: of `--x` and `--no-x` the engine would take the last."""
+    positive = "--" + flag.name.removeprefix("--no-")
+    return positive if flag.name.startswith("--no-") and positive in table.flags else flag.name
 
 
 def _flag_fault(table: EngineTable, name: str, flag: Flag | None) -> Finding | None:
@@ -145,15 +154,44 @@ def _free_flags(table: EngineTable) -> set[str]:
     return {flag.name for flag in table.flags.values() if not flag.member}
 
 
-def _value_findings(table: EngineTable, flag: Flag, name: str, value: str, joined: bool) -> list[Finding]:
+def _value_findings(table: EngineTable, flag: Flag, name: str, value: str, joint: str) -> list[Finding]:
+    """`joint` is what stood between the flag and its value."""
     if not flag.value:
-        return [_flag_finding("engine-flag-value", table, "no value", f"{name}={value}")] if joined else []
-    if not value:
-        return [_flag_finding("engine-flag-value", table, f"{name} {flag.value}", "no value")]
-    if flag.choices and value not in flag.choices:
-        expected = f"{name} with one of: {', '.join(flag.choices)}"
-        return [_flag_finding("engine-flag-value", table, expected, value)]
-    return []
+        found = f"{name}{joint}{value}"
+        return [_flag_finding("engine-flag-value", table, "no value", found)] if joint else []
+    expected = _expected_value(flag, value)
+    if not expected:
+        return []
+    found = value or "no value"
+    return [_flag_finding("engine-flag-value", table, f"{name} with {expected}", found)]
+
+
+def _expected_value(flag: Flag, value: str) -> str:
+    """What the value of a flag must be; empty when it is that."""
+    if flag.choices:
+        return "" if value in flag.choices else f"one of: {', '.join(flag.choices)}"
+    return "" if value and flag.kind.accepts(value) else flag.kind.expected
+
+
+def _member_findings(table: EngineTable, values: Mapping[str, str | None]) -> list[Finding]:
+    """Values of the profile's own members that the engine's parser would refuse (`engine-flag-value`)."""
+    findings = []
+    for flag in _distinct(table.flags.values()):
+        value = values.get(flag.member) if flag.member and flag.value else None
+        expected = _expected_value(flag, value) if value and flag.name else ""
+        if expected:
+            findings.append(
+                Finding(
+                    "engine-flag-value",
+                    "a member of the launch profile has a value that the engine refuses",
+                    where=f"{table.engine} {table.version}: {flag.member}",
+                    expected=f"{flag.name} with {expected}",
+                    found=str(value)[:200],
+                    hint=f"change `{flag.member}` in the launch profile of the spec, and build again",
+                    exit_code=ExitCode.POLICY,
+                )
+            )
+    return findings
 
 
 def _flag_finding(reference: str, table: EngineTable, expected: str, found: str) -> Finding:

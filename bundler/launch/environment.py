@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from bundler.engines.flag_tables import EngineTable
+from bundler.engines.table import EngineTable
 from bundler.errors import ExitCode, Finding, PolicyError
 from bundler.storage.private_folder import make_new_folder
 

@@ -26,8 +26,8 @@ from bundler.content.published_json import parse_published_json
 from bundler.core.artifacts import artifacts_of
 from bundler.core.launch_profile import LaunchEntry, find_entry
 from bundler.core.manifest import Manifest
-from bundler.engines.flag_tables import EngineTable
 from bundler.engines.flags import ModelToServe, find_table, normalised, render
+from bundler.engines.table import EngineTable
 from bundler.errors import IntegrityError, MachineError, PolicyError, UsageError
 from bundler.install.marker import MARKER, damage, read_marker
 from bundler.launch import environment as variables

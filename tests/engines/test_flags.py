@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from bundler.core.launch_profile import LaunchEntry, find_entry
 from bundler.core.manifest import Manifest
-from bundler.engines.flag_tables import TABLES, EngineTable
+from bundler.engines.flag_tables import TABLES
 from bundler.engines.flags import ModelToServe, argument_findings, find_table, render
+from bundler.engines.table import EngineTable
+from bundler.engines.values import FILE, Number, Whole
 from bundler.errors import MalformedError, PolicyError, UsageError
 from bundler.launch import llama_server
 from tests.launch.profiles import ENGINES, bundle_of, launch_member
@@ -165,6 +167,50 @@ def test_code_that_does_not_run_is_told(tmp_path: Path) -> None:
         (["--max-num-seqs", "64"], []),
         (["--max-num-seqs=64", "--enforce-eager"], []),
         (["--seed", "-1"], []),
+        (["--seed=-1"], []),
+        (["--seed", "-1.5"], ["engine-flag-value"]),
+        (["--max-num-seqs", "many"], ["engine-flag-value"]),
+        (["--max-num-seqs", "0"], ["engine-flag-value"]),
+        (["--max-num-seqs", "-4"], ["engine-flag-value"]),
+        (["--max-num-seqs", "1e3"], ["engine-flag-value"]),
+        (["--max-num-seqs", "64.0"], ["engine-flag-value"]),
+        (["--max-num-seqs", "8k"], ["engine-flag-value"]),
+        (["--max-num-seqs", " 64"], ["engine-flag-value"]),
+        (["--max-num-seqs", "\u0666\u0664"], ["engine-flag-value"]),
+        (["--max-num-seqs="], ["engine-flag-value"]),
+        (["--max-num-seqs", ""], ["engine-flag-value"]),
+        (["--max-num-batched-tokens", "8k"], []),
+        (["--max-num-batched-tokens", "25.6k"], []),
+        (["--max-num-batched-tokens", "25.6K"], ["engine-flag-value"]),
+        (["--max-logprobs", "-1"], []),
+        (["--max-logprobs", "-2"], ["engine-flag-value"]),
+        (["--dtype", "bfloat16"], []),
+        (["--dtype", "int3"], ["engine-flag-value"]),
+        (["--dtype", "BFloat16"], ["engine-flag-value"]),
+        (["--limit-mm-per-prompt", "image=4"], ["engine-flag-value"]),
+        (["--limit-mm-per-prompt", '{"image": 4}'], []),
+        (["--limit-mm-per-prompt", '{"video": {"count": 1, "num_frames": 32}}'], []),
+        (["--limit-mm-per-prompt", '{"image": "4"}'], ["engine-flag-value"]),
+        (["--limit-mm-per-prompt", '{"image": true}'], ["engine-flag-value"]),
+        (["--limit-mm-per-prompt", '{"image": 4, "image": 5}'], ["engine-flag-value"]),
+        (["--limit-mm-per-prompt", "[4]"], ["engine-flag-value"]),
+        (["--limit-mm-per-prompt", "[" * 100_000], ["engine-flag-value"]),
+        (["--eplb-config", '{"window": 5}'], ["engine-flag-value"]),
+        (["--eplb-config", '{"communicator": "nixl"}'], ["engine-flag-value"]),
+        (["--eplb-config.window_size", "5"], ["engine-flag-unknown"]),
+        (["--attention-backend", "FLASHMLA"], []),
+        (["--attention-backend", "FLASH_MLA"], ["engine-flag-value"]),
+        (["--enforce-eager", "true"], ["engine-flag-value"]),
+        (["-ep", "1"], ["engine-flag-value"]),
+        (["-ep=1"], ["engine-flag-value"]),
+        (["-O3"], ["engine-flag-unknown"]),
+        (["--max_num_seqs", "64"], ["engine-flag-unknown"]),
+        (["--tool_parser_plugin", "evil.py"], ["engine-flag-unknown"]),
+        (["--tool-parser-plug", "evil.py"], ["engine-flag-unknown"]),
+        (["--enable-prefix-caching", "--no-enable-prefix-caching"], ["engine-flag-twice"]),
+        (["--max-num-seqs", "1", "--max-num-seqs=2"], ["engine-flag-twice"]),
+        (["--ssl-keyfile", "--ssl-certfile", "x.pem"], ["engine-flag-value"]),
+        (["--show-hidden-metrics-for-version", "latest"], ["engine-flag-value"]),
         (["-ep"], []),
         (["--enable-eplb", "--eplb-config", '{"log_balancedness": true}'], []),
         (["--generation-config", "vllm"], []),
@@ -392,3 +438,50 @@ def test_the_vllm_table_is_what_the_installed_version_understands() -> None:
         table.kimi_parsers, (table.tool_parsers, table.reasoning_parsers)
     ):
         assert set(names) <= all_names
+
+
+@pytest.mark.parametrize(
+    ("engine", "members", "where"),
+    [
+        ("vllm", {"kvCacheDtype": "int3"}, "kvCacheDtype"),
+        ("vllm", {"kvCacheDtype": "nvfp4"}, "kvCacheDtype"),
+        ("sglang", {"kvCacheDtype": "fp8"}, "kvCacheDtype"),
+        ("vllm", {"gpuMemoryUtilization": "1.5"}, "gpuMemoryUtilization"),
+    ],
+)
+def test_members_of_a_profile_are_judged_like_arguments(
+    tmp_path: Path, engine: str, members: dict[str, Any], where: str
+) -> None:
+    with pytest.raises((PolicyError, MalformedError)) as caught:
+        command(tmp_path, engine, **members)
+    assert where in caught.value.findings[0].where
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: f"{table.engine} {table.version}")
+def test_every_flag_of_every_table_refuses_nonsense(table: EngineTable) -> None:
+    for flag in dict.fromkeys(table.flags.values()):
+        if not flag.name or flag.member:
+            continue
+        refused = (
+            [f"{flag.name}=\x00", f"{flag.name}=", f"{flag.name}=\u202e"]
+            if flag.value
+            else [f"{flag.name}=x"]
+        )
+        for argument in refused:
+            found = [item.reference for item in argument_findings(table, [argument])]
+            assert found == ["engine-flag-value"], argument
+        if flag.value and flag.kind is not FILE:
+            assert argument_findings(table, [flag.name, "no such value!"]), flag.name
+
+
+@given(st.text())
+def test_numbers_are_those_that_python_reads_and_in_range(text: str) -> None:
+    if Whole(1, 100).accepts(text):
+        assert 1 <= int(text) <= 100
+    if Number(0, 1).accepts(text):
+        assert 0 < float(text) <= 1
+
+
+@given(st.integers())
+def test_whole_numbers_in_range_are_accepted(number: int) -> None:
+    assert Whole(1, 100).accepts(str(number)) == (1 <= number <= 100)

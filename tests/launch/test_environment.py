@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundler.engines.flag_tables import TABLES, EngineTable
+from bundler.engines.flag_tables import TABLES
 from bundler.engines.flags import find_table
+from bundler.engines.table import EngineTable
 from bundler.errors import ExitCode, PolicyError
 from bundler.launch.environment import (
     FIXED,
