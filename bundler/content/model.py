@@ -15,21 +15,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bundler.content import gguf, remote_code, safetensors
+from bundler.content.model_format import format_finding
 from bundler.content.published_json import DOCUMENT_LIMIT, Published, parse_published_json
-from bundler.content.quantization import (
-    Quantization,
-    format_finding,
-    found_format,
-    parameter_count,
-    quantization_findings,
-)
-from bundler.content.shards import INDEX_SUFFIX, SHARD_SUFFIX, shard_findings
+from bundler.content.quantization import Quantization
+from bundler.content.quantization_layouts import Quantized, judge_layouts, quantization_findings
+from bundler.content.shards import INDEX_SUFFIX, SHARD_SUFFIX, as_warning, shard_findings
 from bundler.content.unsafe_files import unsafe_finding
 from bundler.core.strict_json import MAX_INTEGER
 from bundler.errors import ExitCode, Finding, SealiftError
 from bundler.storage.bounded_read import open_regular, read_small
 
-GGUF_SUFFIX = ".gguf"
+GGUF_SUFFIXES = (".gguf", ".gguf_file")
+"""`imatrix_unsloth.gguf_file` is a GGUF under a foreign extension."""
 SOURCE_LIMIT = 16 << 20
 THREADS = min(16, 4 * (os.cpu_count() or 1))
 """Headers wait for the device, not for the processor: several a core pay off on slow disks."""
@@ -54,18 +51,29 @@ class ModelContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """Everything that was read, by path; `tensors` are those of all shards by name (a name in two shards is
-    told elsewhere), `config` is the model's own configuration, or nothing, `quantization` what it says,
-    `found` the format of the safetensors weights.
+    """Everything that was read, by path. `config` is the model's own configuration, or nothing; `folders`
+    what the tensors of each folder with weights show.
     """
 
     shards: Mapping[str, safetensors.SafetensorsHeader]
     ggufs: Mapping[str, gguf.GgufHeader]
     documents: Mapping[str, Any]
-    tensors: Mapping[str, safetensors.Tensor]
     config: Mapping[str, Any]
+    folders: Mapping[str, _Folder]
+
+    @property
+    def main(self) -> _Folder | None:
+        """The folder whose weights an engine loads: the root, or else the first one with weights."""
+        return self.folders.get("") or next(iter(self.folders.values()), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Folder:
+    """The safetensors weights of one folder; `tensors` by name (a name in two shards is another finding)."""
+
+    tensors: Mapping[str, safetensors.Tensor]
     quantization: Quantization
-    found: str
+    quantized: Quantized
 
 
 def check_model(
@@ -96,18 +104,30 @@ def _read(folder: Path, files: Sequence[str], findings: list[Finding]) -> _Read:
     published = _read_all(folder, list(filter(_is_document, files)), _read_document, findings)
     documents = {path: document.value for path, document in published.items()}
     findings += chain.from_iterable(document.findings for document in published.values())
-    tensors = {name: tensor for header in shards.values() for name, tensor in header.tensors.items()}
     config = documents.get("config.json")
-    quantization = Quantization.of_config(config)
     return _Read(
         shards=shards,
-        ggufs=_read_all(folder, _ending(files, GGUF_SUFFIX), _read_gguf, findings),
+        ggufs=_read_all(folder, _ending(files, GGUF_SUFFIXES), _read_gguf, findings),
         documents=documents,
-        tensors=tensors,
         config=config if isinstance(config, dict) else {},
-        quantization=quantization,
-        found=found_format(tensors.values(), quantization),
+        folders={name: _folder(name, shards, documents) for name in sorted({*map(_parent, shards)})},
     )
+
+
+def _folder(
+    name: str, shards: Mapping[str, safetensors.SafetensorsHeader], documents: Mapping[str, Any]
+) -> _Folder:
+    here = [header for path, header in shards.items() if _parent(path) == name]
+    tensors = {tensor: value for header in here for tensor, value in header.tensors.items()}
+    prefix = f"{name}/" if name else ""
+    quantization = Quantization.of_config(
+        documents.get(f"{prefix}config.json"), documents.get(f"{prefix}hf_quant_config.json")
+    )
+    return _Folder(tensors=tensors, quantization=quantization, quantized=judge_layouts(tensors, quantization))
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 def _executable(files: Sequence[str], read: _Read) -> tuple[str, ...]:
@@ -120,7 +140,7 @@ def _located(label: str, where: str) -> str:
     return f"{label.rstrip('/')}/{where}".rstrip("/") if label else where
 
 
-def _ending(files: Iterable[str], suffix: str) -> list[str]:
+def _ending(files: Iterable[str], suffix: str | tuple[str, ...]) -> list[str]:
     return [path for path in files if path.lower().endswith(suffix)]
 
 
@@ -171,9 +191,15 @@ def _read_document(path: Path, where: str) -> Published:
 def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
     """Findings across files: shards and index, scales, split parts, declared format, unwritten regions."""
     indexes = {path: value for path, value in read.documents.items() if path.endswith(INDEX_SUFFIX)}
-    yield from shard_findings(read.shards, indexes)
-    if read.shards:
-        yield from quantization_findings(read.tensors, read.quantization, read.found, where="config.json")
+    tied = _may_be_tied(read.config)
+    for finding in shard_findings(read.shards, indexes, tied=tied):
+        yield _of_its_folder(finding, read)
+    for name, folder in read.folders.items():
+        where = f"{name}/config.json" if name else "config.json"
+        for finding in quantization_findings(
+            folder.tensors, folder.quantization, folder.quantized, where=where
+        ):
+            yield _of_its_folder(finding, read)
     yield from gguf.split_findings(read.ggufs)
     mismatch = format_finding(declared, _format(read), where="")
     if mismatch is not None:
@@ -185,6 +211,19 @@ def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
         yield _warning("config-missing", "the weights have no config.json", "config.json", "a configuration")
     if not read.shards and not read.ggufs:
         yield _warning("no-weights", "the model has no readable weights", "", "*.safetensors or *.gguf")
+
+
+def _of_its_folder(finding: Finding, read: _Read) -> Finding:
+    """Beside weights at the root, those in folders (`original/`, `metal/`) are copies that engines ignore."""
+    beside = "" in read.folders and "/" in finding.where.partition(": ")[0]
+    return as_warning(finding) if beside and finding.is_error else finding
+
+
+def _may_be_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the output layer may share the embedding's tensor; transformers' default is that it does."""
+    inner = config.get("text_config")
+    values = [one.get("tie_word_embeddings") for one in (config, inner) if isinstance(one, dict)]
+    return True in values or False not in values
 
 
 def _hole_finding(path: str, hole: tuple[int, int]) -> Finding:
@@ -216,7 +255,7 @@ def _unsafe_findings(folder: Path, files: Sequence[str], waived: Sequence[str]) 
     """Pickles and compiled code among all files that no header check reads, and waivers nobody needed."""
     used: set[str] = set()
     for path in sorted(files):
-        if path.lower().endswith((SHARD_SUFFIX, GGUF_SUFFIX)):
+        if path.lower().endswith((SHARD_SUFFIX, *GGUF_SUFFIXES)):
             continue
         try:
             finding = unsafe_finding(folder, path, waived=path in waived)
@@ -252,20 +291,20 @@ def _code_findings(folder: Path, files: Sequence[str], documents: Mapping[str, A
 def _format(read: _Read) -> str:
     """The formats of all weights, usually one; `none` without readable weights."""
     formats = ["gguf"] if read.ggufs else []
-    if read.shards or not formats:
-        formats.append(read.found)
+    if read.main or not formats:
+        formats.append(read.main.quantized.format if read.main else "none")
     return "+".join(formats)
 
 
 def _facts(read: _Read, executable: Sequence[str]) -> dict[str, Any]:
     ggufs = [tensor for header in read.ggufs.values() for tensor in header.tensors.values()]
-    tensors = read.tensors
+    tensors = read.main.tensors if read.main else {}
     dtypes = Counter(chain((t.dtype for t in tensors.values()), (t.type.name for t in ggufs)))
     facts: dict[str, Any] = {
         "format": _format(read),
         "architecture": _architecture(read),
         "contextLength": _context_length(read),
-        "parameters": parameter_count(tensors.values(), read.quantization)
+        "parameters": (read.main.quantized.values if read.main else 0)
         + sum(tensor.count for tensor in ggufs),
         "tensors": len(tensors) + len(ggufs),
         "weightFiles": len(read.shards) + len(read.ggufs),

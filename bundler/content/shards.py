@@ -7,7 +7,8 @@ names to file names beside the index, `metadata.total_size` is the bytes of all 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bundler.content.findings import COMPARE, malformed
@@ -17,52 +18,91 @@ from bundler.errors import Finding
 
 SHARD_SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+READ_INDEXES = frozenset(
+    {"model.safetensors.index.json", "consolidated.safetensors.index.json"}
+    | {"diffusion_pytorch_model.safetensors.index.json"}
+)
+"""The names that engines open; an index of any other name is left over and read by nobody."""
 SHOWN = 8
 """Names shown of a list that differs; the rest is counted."""
 # Shard numbers are not always zero-padded, and the total may have another width: 00001-of-000064.
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,6})-of-(?P<count>[0-9]{1,6})\.safetensors")
+_TIED = re.compile(r"(?:.*\.)?(?:lm_head|output|head|embed_out)\.weight")
+"""Output layers that may share the embedding's tensor: then an index may name them and no shard has them."""
+_UNUSED = re.compile(
+    r"(?:.*\.)?(?:mtp\..*|rotary_emb\.(?:inv_freq|cos_cached|sin_cached)|position_ids|masked_bias)"
+)
+"""Tensors that engines skip, or load only for speculative decoding."""
 
 
-def shard_findings(headers: Mapping[str, SafetensorsHeader], indexes: Mapping[str, Any]) -> list[Finding]:
+def shard_findings(
+    headers: Mapping[str, SafetensorsHeader],
+    indexes: Mapping[str, Any],
+    *,
+    tied: bool = False,
+) -> list[Finding]:
     """Findings about all shards of a model, folder by folder.
 
     `headers` maps paths of shards, `indexes` those of `*.safetensors.index.json` documents (what they say).
+    `tied`: whether the output layer may share the embedding's tensor. The judge is vLLM: it takes from an
+    index only *which files* to open, and loads every tensor in them; what it would ignore is a warning.
     References: `shard-index`, `shard-missing`, `shard-unlisted`, `shard-numbering`, `tensor-twice`,
-    `tensor-missing`, `tensor-unlisted`, `total-size`, `index-missing`.
+    `tensor-missing`, `tensor-unlisted`, `total-size`, `index-missing`, `index-unused`.
     """
     findings: list[Finding] = []
     folders = sorted({_folder(path) for path in (*headers, *indexes)})
     for folder in folders:
         here = {_name(path): header for path, header in headers.items() if _folder(path) == folder}
         found = {path: value for path, value in indexes.items() if _folder(path) == folder}
-        findings += _numbering(folder, list(here))
-        findings += _tensors_twice(folder, here)
-        findings += _index_set(folder, here, found)
+        findings += _folder_findings(folder, here, found, tied)
     return findings
 
 
-def _index_set(
-    folder: str, headers: Mapping[str, SafetensorsHeader], indexes: Mapping[str, Any]
+def _folder_findings(
+    folder: str, headers: Mapping[str, SafetensorsHeader], indexes: Mapping[str, Any], tied: bool
 ) -> list[Finding]:
-    if not indexes:
-        if len(headers) < 2:
-            return []
-        expected = "an index (model.safetensors.index.json) for more than one shard"
-        return [_finding("index-missing", folder, expected, f"{len(headers)} shards and none")]
-    findings: list[Finding] = []
-    named: set[str] = set()
-    for path in sorted(indexes):
-        weight_map, faults = _weight_map(indexes[path], path)
+    read = {path: value for path, value in indexes.items() if _name(path) in READ_INDEXES}
+    findings = [_index_unused(path) for path in sorted(indexes.keys() - read.keys())]
+    maps: dict[str, Mapping[str, str]] = {}
+    for path in sorted(read):
+        maps[path], faults = _weight_map(read[path], path)
         findings += faults
-        findings += _against_shards(path, weight_map, headers)
-        if not faults:
-            findings += _total_size(path, indexes[path], weight_map, headers)
-        named |= set(weight_map.values())
-    findings += [
-        _finding("shard-unlisted", _beside(folder, name), "a shard that an index names", "no index names it")
-        for name in sorted(headers.keys() - named)
-    ]
+        findings += _against_shards(path, maps[path], headers, tied)
+        findings += [] if faults else _total_size(path, read[path], maps[path], headers)
+    named = {name for weight_map in maps.values() for name in weight_map.values()}
+    if maps:
+        findings += [
+            as_warning(
+                _finding(
+                    "shard-unlisted",
+                    _beside(folder, name),
+                    "a shard that an index names",
+                    "no index names it",
+                )
+            )
+            for name in sorted(headers.keys() - named)
+        ]
+    elif len(headers) > 1:
+        expected = "an index (model.safetensors.index.json) for more than one shard"
+        findings.append(
+            as_warning(_finding("index-missing", folder, expected, f"{len(headers)} shards and none"))
+        )
+    findings += _numbering(folder, headers.keys(), named if maps else None)
+    # A model and its `consolidated` duplicate are never loaded together, so each index is looked at alone.
+    groups = [set(weight_map.values()) for weight_map in maps.values()] or [set(headers)]
+    for names in groups:
+        findings += _tensors_twice(folder, {name: headers[name] for name in names & headers.keys()})
     return findings
+
+
+def as_warning(finding: Finding) -> Finding:
+    """The same fact as a warning: engines read the model all the same."""
+    return replace(finding, severity="warning")
+
+
+def _index_unused(path: str) -> Finding:
+    expected = " or ".join(sorted(READ_INDEXES)[1:])
+    return as_warning(_finding("index-unused", path, expected, _name(path)))
 
 
 def _weight_map(index: object, where: str) -> tuple[dict[str, str], list[Finding]]:
@@ -90,12 +130,13 @@ def _is_shard_name(name: str) -> bool:
 
 
 def _against_shards(
-    where: str, weight_map: Mapping[str, str], headers: Mapping[str, SafetensorsHeader]
+    where: str, weight_map: Mapping[str, str], headers: Mapping[str, SafetensorsHeader], tied: bool
 ) -> list[Finding]:
-    """The index and the shards it names hold the same tensors, both ways."""
+    """Every shard that the index names is there, and every tensor is in some shard."""
     promised: dict[str, set[str]] = {}
     for tensor, name in weight_map.items():
         promised.setdefault(name, set()).add(tensor)
+    anywhere = {tensor for name in promised if name in headers for tensor in headers[name].tensors}
     findings: list[Finding] = []
     for name in sorted(promised):
         if name not in headers:
@@ -104,9 +145,19 @@ def _against_shards(
             continue
         inside = headers[name].tensors.keys()
         shard = _beside(_folder(where), name)
-        findings += _difference("tensor-missing", shard, promised[name] - inside, "which the index promises")
-        findings += _difference("tensor-unlisted", shard, inside - promised[name], "not in the index")
+        absent = promised[name] - inside
+        lost = {tensor for tensor in absent - anywhere if not _may_be_absent(tensor, tied)}
+        findings += _difference("tensor-missing", shard, lost, "which the index promises")
+        findings += map(
+            as_warning, _difference("tensor-missing", shard, absent - lost, "which the index promises")
+        )
+        extra = inside - promised[name]
+        findings += map(as_warning, _difference("tensor-unlisted", shard, extra, "not in the index"))
     return findings
+
+
+def _may_be_absent(tensor: str, tied: bool) -> bool:
+    return bool(_UNUSED.fullmatch(tensor)) or (tied and bool(_TIED.fullmatch(tensor)))
 
 
 def _difference(reference: str, where: str, names: set[str], how: str) -> list[Finding]:
@@ -131,11 +182,9 @@ def _total_size(
     total = sum(headers[name].data_bytes for name in names)
     if type(promised) is int and promised == total:
         return []
-    return [
-        _finding(
-            "total-size", f"{where}: metadata.total_size", f"{total} bytes of tensors", repr(promised)[:60]
-        )
-    ]
+    # Advisory: no engine reads it, and publishers write the size before quantising or stripping.
+    place = f"{where}: metadata.total_size"
+    return [as_warning(_finding("total-size", place, f"{total} bytes of tensors", repr(promised)[:60]))]
 
 
 def _tensors_twice(folder: str, headers: Mapping[str, SafetensorsHeader]) -> list[Finding]:
@@ -152,28 +201,39 @@ def _tensors_twice(folder: str, headers: Mapping[str, SafetensorsHeader]) -> lis
     return findings
 
 
-def _numbering(folder: str, names: Sequence[str]) -> list[Finding]:
-    """Shards named `X-n-of-m`: exactly n = 1 to m for each X, each number once."""
-    sets: dict[str, list[tuple[int, int]]] = {}
-    for name in names:
+def _numbering(folder: str, names: Iterable[str], named: set[str] | None) -> list[Finding]:
+    """Shards named `X-n-of-m`: numbers without a gap or a double, from 0 or 1.
+
+    `named` are the shards that an index names (None without one). With an index the last number may differ
+    from m, which is a habit and read by nobody; without one only m tells that the last shards are there.
+    """
+    sets: dict[tuple[str, int], list[int]] = {}
+    for name in sorted(names):
         match = _NUMBERED.fullmatch(name)
-        if match:
-            sets.setdefault(match["stem"], []).append((int(match["number"]), int(match["count"])))
+        # A shard that no index names is ignored, and was reported as that.
+        if match and (named is None or name in named):
+            sets.setdefault((match["stem"], int(match["count"])), []).append(int(match["number"]))
     findings: list[Finding] = []
-    for stem in sorted(sets):
-        count = max(count for _, count in sets[stem])
-        numbers = sorted(number for number, _ in sets[stem])
-        if len({count for _, count in sets[stem]}) > 1 or numbers != list(range(1, count + 1)):
-            found = _numbers_found(numbers, count)
-            findings.append(_finding("shard-numbering", _beside(folder, stem), f"shards 1 to {count}", found))
+    for (stem, count), numbers in sorted(sets.items()):
+        numbers.sort()
+        whole = numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[0] in (0, 1)
+        complete = len(numbers) == count or (numbers[0] == 0 and numbers[-1] == count)
+        if whole and complete:
+            continue
+        first = min(numbers[0], 1)
+        expected = f"shards {first} to {count if first else count - 1}"
+        finding = _finding("shard-numbering", _beside(folder, stem), expected, _numbers_found(numbers, count))
+        findings.append(as_warning(finding) if whole and named is not None else finding)
     return findings
 
 
 def _numbers_found(numbers: Sequence[int], count: int) -> str:
-    missing = sorted(set(range(1, count + 1)) - set(numbers))
+    first = min(numbers[0], 1)
+    last = max(count if first else count - 1, numbers[-1])
+    missing = sorted(set(range(first, last + 1)) - set(numbers))
     if missing:
         return f"{len(numbers)} shards; missing {', '.join(map(str, missing[:SHOWN]))}"
-    return f"{len(numbers)} shards with different totals, or a number twice"
+    return f"{len(numbers)} shards, with a number twice or beyond the total"
 
 
 def _folder(path: str) -> str:
@@ -190,10 +250,11 @@ def _beside(folder: str, name: str) -> str:
 
 _WHAT = {
     "index-missing": "several shards have no index",
+    "index-unused": "an index has a name that no engine opens",
     "shard-index": "a shard index is not in its form",
     "shard-missing": "the index names a shard that is not there",
     "shard-numbering": "the numbers in shard names are not complete",
-    "shard-unlisted": "a shard is in no index",
+    "shard-unlisted": "a shard is in no index: engines ignore it",
     "tensor-missing": "a shard lacks tensors",
     "tensor-twice": "a tensor is in two shards",
     "tensor-unlisted": "a shard holds tensors that the index does not name",

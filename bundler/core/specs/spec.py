@@ -96,7 +96,24 @@ SizeText = Annotated[
 """A size with its unit: `768GiB` is 2^30 bytes each, `141GB` 10^9."""
 WebAddress = Annotated[Text, StringConstraints(pattern=r"^https?://[^/\s]+"), AfterValidator(_public_url)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-WeightFormat = Literal["block-fp8", "bf16", "int4", "gguf", "any"]
+WeightFormat = Literal[
+    "bf16",
+    "f16",
+    "f32",
+    "block-fp8",
+    "fp8",
+    "mxfp8",
+    "int8",
+    "int4",
+    "int3",
+    "int2",
+    "mxfp4",
+    "nvfp4",
+    "gguf",
+    "mixed",
+    "any",
+]
+"""How the weights are stored. `mixed`: several or rarer number formats."""
 EngineName = Literal["vllm", "sglang", "tensorrt-llm", "llama.cpp", "transformers"]
 Accelerator = Literal["cuda", "rocm", "cpu"]
 

@@ -137,7 +137,9 @@ def test_a_value_of_another_kind_is_refused(line: bytes, expected: str) -> None:
 
 def test_a_wrong_choice_lists_the_choices_and_the_nearest() -> None:
     found = only(MODEL + b"    format: block-fp\n")
-    assert found.expected.startswith("one of block-fp8, bf16, int4, gguf, any (")
+    assert found.expected.startswith(
+        "one of bf16, f16, f32, block-fp8, fp8, mxfp8, int8, int4, int3, int2, mxfp4, "
+    )
     assert found.hint == "did you mean `block-fp8`?"
 
 
