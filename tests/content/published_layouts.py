@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
@@ -30,7 +31,7 @@ def quantized(value: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"quantization_config": value, **more}
 
 
-def module(stem: str, parts: dict[str, tuple[str, tuple[int, ...]]]) -> Tensors:
+def module(stem: str, parts: Mapping[str, tuple[str, tuple[int, ...]]]) -> Tensors:
     """Tensors of one module."""
     return {f"{stem}.{name}": value for name, value in parts.items()}
 
