@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bundler import __version__
+from bundler.content.system_libraries import needs_lines
 from bundler.core.specs.lock import Lock
 from bundler.core.units import format_bytes
 
@@ -18,7 +19,7 @@ in `manifest.json` and signed in `attestations/`. Built with sealift {version} f
 
 {contents}
 
-## Check it, then use it
+{libraries}## Check it, then use it
 
 With sealift installed in the perimeter and your organisation's own trust policy (never one that came along):
 
@@ -89,6 +90,7 @@ def render(lock: Lock, *, verify_pyz_sha256: str) -> bytes:
         version=__version__,
         lock=lock.sha256,
         contents="\n".join(_contents(lock)),
+        libraries=_libraries(lock),
         profiles=f"Profiles in this bundle:\n\n{profiles}" if profiles else "",
         tools="\n".join(_tool_commands(lock)) or "# this bundle carries no engine, and so no tools",
         verify_pyz=verify_pyz_sha256,
@@ -108,6 +110,16 @@ def _contents(lock: Lock) -> Iterable[str]:
         yield f"- `payload/images`: {image.reference.split('@')[0]} at {image.digest} ({platforms})"
     for item in lock.files:
         yield f"- `{item.path}`: {item.title or item.kind}, {format_bytes(item.size)}"
+
+
+def _libraries(lock: Lock) -> str:
+    """What machines must have that no wheel brings; empty when nothing is known."""
+    lines = []
+    for engine in lock.engines:
+        projects = [wheel.name for wheel in engine.wheels]
+        lines += [f"- {engine.requirement}: {line}\n" for line in needs_lines(projects, engine.accelerator)]
+    text = "## What the machines must have\n\nLibraries of the system, from this site's own mirror:\n\n"
+    return f"{text}{''.join(lines)}\n" if lines else ""
 
 
 def _tool_commands(lock: Lock) -> Iterable[str]:

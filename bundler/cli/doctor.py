@@ -170,13 +170,21 @@ def _first_line(command: list[str]) -> str:
     return (done.stdout or done.stderr).strip().split("\n")[0][:80]
 
 
-def openmp(_: Path) -> Iterator[Check]:
-    """The one library of the system that llama.cpp's wheel needs and a minimal Debian does not have."""
-    from bundler.install.host import OPENMP, OPENMP_HINT, has_openmp
+def system_libraries(_: Path) -> Iterator[Check]:
+    """Libraries of the system that wheels of known engines take from it; a minimal Debian has not all."""
+    from bundler.content.system_libraries import KNOWN, described, known_needs, missing
 
-    there = has_openmp()
-    says = f"{OPENMP}{'' if there else ': not there'}: llama.cpp's wheel takes it from the system"
-    yield Check(name="openmp", state="ok" if there else "note", says=says, hint=OPENMP_HINT)
+    needs = known_needs(KNOWN).required
+    absent = set(missing(needs))
+    for name in needs:
+        users = ", ".join(sorted(project for project, names in KNOWN.items() if name in names))
+        there = name not in absent
+        yield Check(
+            name=name,
+            state="ok" if there else "note",
+            says=f"{'' if there else 'not there: '}needed by {users}",
+            hint=f"only for these engines: install {described(name)} from this site's own mirror",
+        )
 
 
 def trust_policy(_: Path) -> Iterator[Check]:
@@ -215,7 +223,7 @@ CHECKS: tuple[tuple[str, Callable[[Path], Iterator[Check]]], ...] = (
     ("both", uv_program),
     ("both", _program("openssl", "verify.pyz and auditors check signatures with it", "openssl")),
     ("perimeter", trust_policy),
-    ("perimeter", openmp),
+    ("perimeter", system_libraries),
     ("perimeter", _program("podman", "`install --images podman`", "podman")),
     ("perimeter", _program("docker", "`install --images docker`", "docker.io")),
     ("perimeter", _program("ctr", "`install --images containerd`", "containerd")),

@@ -66,7 +66,6 @@ def command(
     The engine's environment is built beside its place and renamed when it is complete; running the same
     command again repairs a damaged one and leaves a whole one as it is.
     """
-    from bundler.install.host import library_warnings
     from bundler.verification.verify import verify_bundle
 
     _refuse_contradictions(to, engine, python, images_to)
@@ -84,8 +83,7 @@ def command(
     data: dict[str, Any] = {"manifest": result.verified.manifest.sha256}
     findings = list(result.report.findings)
     if to is not None:
-        data["engine"] = _install(output, result.verified, engine, to, python, progress)
-        findings += library_warnings(data["engine"]["name"])
+        data["engine"] = _install(output, result.verified, engine, to, python, progress, findings)
         _tell_next(output, result.verified, data["engine"], trust.words())
     if images_to is not None:
         data["images"] = _load(output, result.verified, images_to, progress, findings)
@@ -130,6 +128,7 @@ def _install(
     to: Path,
     python: str | None,
     progress: Progress,
+    findings: list[Finding],
 ) -> dict[str, Any]:
     from bundler.install.engine import choose_folder, install_engine
 
@@ -141,6 +140,7 @@ def _install(
         python=python,
         progress=progress,
     )
+    findings += done.warnings
     _tell_engine(output, done)
     return {
         "path": str(done.path),

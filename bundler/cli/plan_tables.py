@@ -38,6 +38,8 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield from _fetch_lines(plan.fetch)
     else:
         yield "nothing is pinned yet: bytes and disks are not known before `sealift lock`"
+    for line in plan.machine_needs:
+        yield f"every machine needs: {printable(line)}"
     for launch in plan.launches:
         yield ""
         yield from _launch_lines(launch)
@@ -100,6 +102,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
     fetch = plan.fetch
     return {
         "fetch": None if fetch is None else _fetch_data(fetch),
+        "machineNeeds": list(plan.machine_needs),
         "launches": [
             {
                 "profile": launch.name or None,

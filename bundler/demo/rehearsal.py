@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Rehearsal:
         from bundler.demo.hub import LoopbackHub
         from bundler.demo.registry import LoopbackRegistry
 
-        check_openmp()
+        check_engine_libraries()
         start_over(self.folder)
         self.say("making a tiny Kimi-shaped model and a tiny image")
         make_repository(self.folder / "hub" / "demo" / "kimi-tiny")
@@ -178,13 +178,14 @@ def cut_network() -> tuple[str, ...]:
     return ("unshare", "-n", "--") if os.geteuid() == 0 else ("unshare", "-rn", "--")
 
 
-def check_openmp() -> None:
-    """Raises MachineError (`no-openmp`) before anything is downloaded for an engine that cannot start."""
-    from bundler.install.host import library_warnings
+def check_engine_libraries() -> None:
+    """Refuse a machine on which the engine cannot start, before anything is downloaded.
 
-    missing = library_warnings("llama.cpp")
-    if missing:
-        raise MachineError.of([replace(finding, severity="error") for finding in missing])
+    Raises MachineError (`no-system-library`).
+    """
+    from bundler.install.host import check_known_libraries
+
+    check_known_libraries(["xllamacpp"])
 
 
 def can_cut_network() -> bool:

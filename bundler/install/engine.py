@@ -13,12 +13,13 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from bundler.content.wheels.lock_file import LOCK_LIMIT, WheelFile, WheelLock, p
 from bundler.core import layout, strict_json
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.core.progress import Progress, SilentProgress
-from bundler.errors import IntegrityError, MachineError, SealiftError, UsageError
+from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, UsageError
 from bundler.install import host
 from bundler.install.marker import INSTALL_TYPE, MARKER, damage, read_marker
 from bundler.storage.bounded_read import open_regular, read_small
@@ -63,6 +64,7 @@ class Installation:
     python: str
     wheels: int
     reused: bool
+    warnings: tuple[Finding, ...] = ()
 
 
 def engine_folders(manifest: Manifest) -> dict[str, str]:
@@ -115,14 +117,15 @@ def check_ground(
     folder = choose_folder(manifest, wanted)
     _place(to)
     try:
-        target = _locked(bundle, folder, {str(entry.path): entry for entry in manifest.files}).target
+        lock = _locked(bundle, folder, {str(entry.path): entry for entry in manifest.files})
     except (SealiftError, OSError):
         return
-    host.check_host(target)
+    host.check_host(lock.target)
+    host.check_known_libraries(lock.pins)
     uv = _own_uv()
     # The bundle's own uv is run only after every byte was read.
     if uv is not None:
-        host.find_python(target, uv, wanted=python, caller=os.environ)
+        host.find_python(lock.target, uv, wanted=python, caller=os.environ)
 
 
 def install_engine(
@@ -154,13 +157,14 @@ def install_engine(
         found = host.find_python(lock.target, uv, wanted=python, caller=caller)
         kept = _kept(plan, found)
         if kept is not None:
-            return kept
+            return replace(kept, warnings=host.check_libraries(plan.to, plan.engine_projects))
         (progress or SilentProgress()).note(
             f"unpacking {len(lock.files)} wheels of {lock.engine} {lock.version} for CPython {found.version}"
         )
         _build(plan, place / "environment", uv, found)
+        warnings = host.check_libraries(place / "environment", plan.engine_projects)
         _replace(place / "environment", plan.to)
-    return plan.installation(found, reused=False)
+    return replace(plan.installation(found, reused=False), warnings=warnings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +177,12 @@ class _Plan:
     lock: WheelLock
     manifest_sha256: str
     caller: Mapping[str, str]
+
+    @property
+    def engine_projects(self) -> tuple[str, ...]:
+        """The engine's own distribution, normalised."""
+        named = re.match(r"[A-Za-z0-9._-]+", self.lock.requirement)
+        return (str(canonicalize_name(named[0])),) if named else ()
 
     def marker(self, python: host.HostPython) -> bytes:
         """The file that says what was installed from which bundle: launching compares it."""

@@ -1,22 +1,20 @@
-"""What this machine offers an engine: architecture, C library, and a CPython of the wanted version."""
+"""What this machine offers an engine: architecture, C library, system libraries, and a CPython."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bundler.content.system_libraries import installed_needs, known_needs, library_findings
 from bundler.core.specs.target import Target
-from bundler.errors import ExitCode, Finding, MachineError
+from bundler.errors import Finding, MachineError
 from bundler.storage.child_environment import child_environment
 
-OPENMP = "libgomp.so.1"
-OPENMP_HINT = "apt-get install libgomp1 (Debian, Ubuntu), dnf install libgomp (RHEL), or the engine's image"
 _ASK = (
     "import json, platform, sys; print(json.dumps({'implementation': sys.implementation.name, "
     "'version': platform.python_version(), 'machine': platform.machine(), 'path': sys.executable}))"
@@ -58,33 +56,26 @@ def check_host(target: Target) -> None:
         )
 
 
-def has_openmp() -> bool:
-    """Whether GCC's OpenMP runtime can be loaded here."""
-    try:
-        ctypes.CDLL(OPENMP)
-    except OSError:
-        return False
-    return True
+def check_known_libraries(projects: Iterable[str]) -> None:
+    """Refuse a machine without the libraries that wheels of these projects are known to need.
 
-
-def library_warnings(engine: str) -> tuple[Finding, ...]:
-    """What an engine's wheels take from the system and do not find. A minimal Debian has no libgomp, and the
-    wheel of llama.cpp ends with an ImportError there. Libraries of GPU drivers are not looked for.
+    Raises MachineError (`no-system-library`) with every one.
     """
-    if engine != "llama.cpp" or has_openmp():
-        return ()
-    return (
-        Finding(
-            "no-openmp",
-            "the engine needs a library of the system that is not here",
-            where="this machine",
-            expected=f"{OPENMP}, the OpenMP runtime of GCC",
-            found="none",
-            hint=OPENMP_HINT,
-            severity="warning",
-            exit_code=ExitCode.MACHINE,
-        ),
-    )
+    findings = library_findings(known_needs(projects))
+    if findings:
+        raise MachineError.of(findings)
+
+
+def check_libraries(environment: Path, projects: Iterable[str]) -> tuple[Finding, ...]:
+    """Warnings about libraries that files of an installed environment need and this machine lacks.
+
+    Raises MachineError (`no-system-library`) with every one that `projects` cannot be imported without.
+    """
+    findings = library_findings(installed_needs(environment, projects))
+    lacking = [finding for finding in findings if finding.severity == "error"]
+    if lacking:
+        raise MachineError.of(lacking)
+    return tuple(findings)
 
 
 def find_python(target: Target, uv: Path, *, wanted: str | None, caller: Mapping[str, str]) -> HostPython:

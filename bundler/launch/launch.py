@@ -29,6 +29,7 @@ from bundler.core.manifest import Manifest
 from bundler.engines.flags import ModelToServe, find_table, normalised, render
 from bundler.engines.table import EngineTable
 from bundler.errors import IntegrityError, MachineError, PolicyError, UsageError
+from bundler.install.host import check_libraries
 from bundler.install.marker import MARKER, damage, read_marker
 from bundler.launch import environment as variables
 from bundler.storage.bounded_read import read_small
@@ -164,6 +165,7 @@ def check_ground(manifest: Manifest, request: LaunchRequest) -> tuple[LaunchEntr
     python = _interpreter(installed)
     check_marker(installed, manifest.sha256, entry.folder)
     check_installed_version(installed, distribution, entry.engine_version)
+    check_libraries(installed, [distribution])
     work = _work_folder(request.work)
     _check_port(entry.host, entry.port)
     return entry, table, python, work

@@ -9,6 +9,7 @@ from typing import Any
 
 from bundler.assembly.build import building_folder
 from bundler.assembly.pinned_files import KINDS, PinnedFile, generated_bytes, pinned_files
+from bundler.content.system_libraries import needs_lines
 from bundler.core.specs.lock import Lock, LockedEngine, LockedModel
 from bundler.core.specs.spec import EngineSpec, LaunchSpec, NodeSpec
 from bundler.errors import ExitCode, Finding, MalformedError, NetworkError, gravest_code
@@ -56,6 +57,8 @@ class Plan:
     fetch: FetchPlan | None
     """None when nothing is pinned yet."""
     launches: tuple[LaunchPlan, ...]
+    machine_needs: tuple[str, ...] = ()
+    """What machines of the perimeter must have that no wheel brings, a line for each, by engine."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -88,7 +91,15 @@ def plan_lock(
     fetch = plan_fetch(lock, out)
     places = (out, building_folder(out) / "bundle")
     candidates = _candidates(lock, places, shape_of)
-    return Plan(fetch=fetch, launches=judge(candidates, lock.node, overhead))
+    return Plan(
+        fetch=fetch,
+        launches=judge(candidates, lock.node, overhead),
+        machine_needs=tuple(
+            f"{engine.requirement}: {line}"
+            for engine in lock.engines
+            for line in needs_lines([wheel.name for wheel in engine.wheels], engine.accelerator)
+        ),
+    )
 
 
 def plan_fetch(lock: Lock, out: Path) -> FetchPlan:

@@ -11,6 +11,7 @@ import pytest
 
 from bundler.assembly.wheel_index import wheel_documents
 from bundler.cli.app import run
+from bundler.content import system_libraries
 from bundler.core.specs.target import Target
 from bundler.install.marker import read_marker
 from tests.assembly.test_wheel_index import locked
@@ -83,18 +84,20 @@ def test_json_says_what_was_installed_from_which_manifest(
     assert report["engine"]["reused"] is False
 
 
-def test_a_library_that_the_engine_will_miss_is_told(
+def test_a_library_that_the_engine_will_miss_refuses_before_the_bytes_are_read(
     bundle: TestBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("bundler.install.host.OPENMP", "libnothing.so.9")
+    monkeypatch.setattr(system_libraries, "KNOWN", {"xllamacpp": ("libnothing.so.9", "libgomp.so.1")})
 
-    assert run(arguments(bundle, "--to", str(tmp_path / "engine"), "--json")) == 0
+    assert run(arguments(bundle, "--to", str(tmp_path / "engine"))) == 4
 
-    (told,) = [
-        item for item in json.loads(capsys.readouterr().out)["findings"] if item["reference"] == "no-openmp"
-    ]
-    assert (told["severity"], told["expected"]) == ("warning", "libnothing.so.9, the OpenMP runtime of GCC")
-    assert "apt-get install libgomp1" in told["hint"]
+    told = capsys.readouterr()
+    assert "no-system-library" in told.err
+    assert "libnothing.so.9" in told.err
+    assert "apt" not in told.err
+    assert "this site's own mirror" in told.err
+    assert told.out.splitlines()[-1].startswith("REFUSED: ")
+    assert not (tmp_path / "engine").exists()
 
 
 def test_a_damaged_bundle_installs_nothing(

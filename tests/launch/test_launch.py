@@ -18,6 +18,7 @@ import pytest
 from bundler.core.manifest import Manifest
 from bundler.errors import IntegrityError, MachineError, PolicyError, SealiftError, UsageError
 from bundler.launch.launch import CHECKSUMS, LaunchPlan, LaunchRequest, plan_launch
+from tests.content.elf_files import elf_file
 from tests.launch.profiles import MODEL, bundle_of, executable, install, launch_member, write_marker
 
 FILES = {
@@ -299,3 +300,15 @@ def test_launching_loads_nothing_of_the_connected_side() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+def test_an_engine_whose_libraries_are_missing_is_refused(tmp_path: Path) -> None:
+    side = perimeter(tmp_path)
+    site = next((tmp_path / "env").glob("lib/python3.*/site-packages"))
+    (site / "vllm").mkdir()
+    (site / "vllm/_C.abi3.so").write_bytes(elf_file(["libnothing.so.9", "libc.so.6"]))
+    record = next(site.glob("vllm*.dist-info/RECORD"))
+    record.write_text(record.read_text() + "vllm/_C.abi3.so,,\n")
+    with refused("no-system-library", MachineError, tmp_path) as caught:
+        side.plan()
+    assert caught.value.findings[0].expected == "libnothing.so.9"
