@@ -1,7 +1,9 @@
 """What a GGUF file says about itself, read strictly; weights are never loaded.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian, and
-the checks of llama.cpp's own reader (tensors in order, each right after the one before).
+the checks of llama.cpp's own reader (tensors in order, each right after the one before). That reader, in the
+pinned engine, is the judge: what it refuses is refused, and what it opens is not, except for the bounds
+below and for data that is cut off, which the engine finds only when it loads the weights.
 What is *not* checked: the values of the weights, and whether an engine knows the architecture.
 """
 
@@ -11,7 +13,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
 
@@ -21,16 +23,15 @@ from bundler.errors import Finding, MalformedError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
+ALIGNMENT = "general.alignment"
 HEADER_LIMIT = 64 << 20
 """Bytes of metadata and tensor list. A vocabulary of 163,840 tokens with merges takes about 10 MB."""
-MAX_KEYS = 1 << 16
+MAX_KEYS = 1 << 20
 MAX_TENSORS = 1 << 20
-MAX_STRING = 16 << 20
-MAX_KEY_BYTES = (1 << 16) - 1
+MAX_STRING = HEADER_LIMIT
 MAX_NAME_BYTES = 63
 """GGML_MAX_NAME is 64 with the terminating NUL."""
 MAX_DIMENSIONS = 4
-MAX_ARRAY_DEPTH = 2
 KEPT_TEXT = 4096
 """Longer text values (chat templates) are checked but only their beginning is kept."""
 _BLOCK = 1 << 20
@@ -87,7 +88,7 @@ TENSOR_TYPES: Mapping[int, TensorType] = {
         (6, "Q5_0", 32, 22),
         (7, "Q5_1", 32, 24),
         (8, "Q8_0", 32, 34),
-        (9, "Q8_1", 32, 40),
+        (9, "Q8_1", 32, 36),
         (10, "Q2_K", 256, 84),
         (11, "Q3_K", 256, 110),
         (12, "Q4_K", 256, 144),
@@ -114,9 +115,10 @@ TENSOR_TYPES: Mapping[int, TensorType] = {
         (39, "MXFP4", 32, 17),
         (40, "NVFP4", 64, 36),
         (41, "Q1_0", 128, 18),
+        (42, "Q2_0", 64, 18),
     )
 }
-"""Types of ggml as of the `gguf` package 0.19 (a test compares them); removed numbers are refused."""
+"""The types of the pinned engine, xllamacpp 2026.10.11549 (a test asks it); removed numbers are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ class GgufHeader:
     tensors: Mapping[str, GgufTensor]
     alignment: int
     data_start: int
+    trailing: int = 0
 
     def text(self, key: str) -> str | None:
         """The text value of `key`, or None."""
@@ -217,11 +220,8 @@ class _Reader:
 
     def text(self, limit: int, what: str) -> str:
         """A string: its length in 8 bytes, then UTF-8."""
-        data = self.take(self.length(limit, what), what)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            self.refuse("gguf-header", f"{what} in UTF-8", repr(data[:60]))
+        # The engine compares bytes and does not decode them; a byte that is no UTF-8 is shown as \\xNN.
+        return self.take(self.length(limit, what), what).decode("utf-8", "backslashreplace")
 
     def length(self, limit: int, what: str) -> int:
         """The length before a string, at most `limit`."""
@@ -239,7 +239,7 @@ def read_header(fd: int, *, where: str) -> GgufHeader:
     """The header of the GGUF file open as `fd`; `where` names the file in errors.
 
     Raises MalformedError: `gguf-truncated`, `gguf-magic`, `gguf-version`, `gguf-header`, `gguf-duplicate`,
-    `gguf-tensor`, `gguf-trailing-bytes`.
+    `gguf-tensor`.
     """
     reader = _Reader(fd, os.fstat(fd).st_size, where)
     version = _version(reader)
@@ -249,9 +249,14 @@ def read_header(fd: int, *, where: str) -> GgufHeader:
     alignment = _alignment(reader, metadata)
     tensors = _tensors(reader, tensor_count)
     data_start = _padded(reader.position, alignment)
-    _check_layout(tensors.values(), alignment, data_start, reader)
+    end = _check_layout(tensors.values(), alignment, data_start, reader)
     return GgufHeader(
-        version=version, metadata=metadata, tensors=tensors, alignment=alignment, data_start=data_start
+        version=version,
+        metadata=metadata,
+        tensors=tensors,
+        alignment=alignment,
+        data_start=data_start,
+        trailing=max(0, reader.size - max(end, reader.position)),
     )
 
 
@@ -277,10 +282,15 @@ def _count(reader: _Reader, limit: int, what: str) -> int:
 def _metadata(reader: _Reader, count: int) -> dict[str, GgufValue]:
     metadata: dict[str, GgufValue] = {}
     for _ in range(count):
-        key = reader.text(MAX_KEY_BYTES, "a metadata key")
+        key = reader.text(MAX_STRING, "a metadata key")
+        if not key:
+            reader.refuse("gguf-header", "a metadata key of at least one byte", "an empty one")
         if key in metadata:
             reader.refuse("gguf-duplicate", "every metadata key once", repr(key)[:200])
-        metadata[key] = _value(reader, _value_type(reader, key), key)
+        kind = _value_type(reader, key)
+        if key == ALIGNMENT and kind is not ValueType.UINT32:
+            reader.refuse("gguf-header", f"{ALIGNMENT} as UINT32", kind.name)
+        metadata[key] = _value(reader, kind, key)
     return metadata
 
 
@@ -296,28 +306,19 @@ def _value(reader: _Reader, kind: ValueType, key: str) -> GgufValue:
     if kind is ValueType.STRING:
         return reader.text(MAX_STRING, f"the text of {key[:80]!r}")[:KEPT_TEXT]
     if kind is ValueType.ARRAY:
-        return _array(reader, key, MAX_ARRAY_DEPTH)
+        return _array(reader, key)
     scalar = SCALARS[kind]
     value: int | float = scalar.unpack(reader.take(scalar.size, f"the value of {key[:80]!r}"))[0]
-    if kind is ValueType.BOOL:
-        if value not in (0, 1):
-            reader.refuse("gguf-header", f"0 or 1 for {key[:80]!r}", str(value))
-        return bool(value)
-    return value
+    return bool(value) if kind is ValueType.BOOL else value
 
 
-def _array(reader: _Reader, key: str, depth: int) -> GgufArray:
+def _array(reader: _Reader, key: str) -> GgufArray:
     element = _value_type(reader, key)
     length = reader.integer(8, f"the length of {key[:80]!r}")
     what = f"the array {key[:80]!r}"
     if element is ValueType.ARRAY:
-        if depth == 0:
-            reader.refuse("gguf-header", f"arrays nested at most {MAX_ARRAY_DEPTH + 1} deep", what)
-        # An element takes at least 12 bytes: a length that cannot fit is refused before the loop.
-        reader.require(12 * length, what)
-        for _ in range(length):
-            _array(reader, key, depth - 1)
-    elif element is ValueType.STRING:
+        reader.refuse("gguf-header", f"no array within {what}", "an array of arrays")
+    if element is ValueType.STRING:
         reader.require(8 * length, what)
         for _ in range(length):
             reader.skip(reader.length(MAX_STRING, what), what)
@@ -327,11 +328,9 @@ def _array(reader: _Reader, key: str, depth: int) -> GgufArray:
 
 
 def _alignment(reader: _Reader, metadata: Mapping[str, GgufValue]) -> int:
-    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    power_of_two = type(alignment) is int and 8 <= alignment <= 1 << 20 and alignment & (alignment - 1) == 0
-    if not power_of_two:
-        reader.refuse("gguf-header", "general.alignment: a power of two from 8 to 1048576", repr(alignment))
-    assert isinstance(alignment, int)
+    alignment = metadata.get(ALIGNMENT, DEFAULT_ALIGNMENT)
+    if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+        reader.refuse("gguf-header", f"{ALIGNMENT}: a power of two", repr(alignment))
     return alignment
 
 
@@ -348,8 +347,8 @@ def _tensors(reader: _Reader, count: int) -> dict[str, GgufTensor]:
 def _tensor(reader: _Reader) -> GgufTensor:
     name = reader.text(MAX_NAME_BYTES, "a tensor's name")
     rank = reader.integer(4, f"the dimensions of {name!r}")
-    if not 1 <= rank <= MAX_DIMENSIONS:
-        reader.refuse("gguf-tensor", f"1 to {MAX_DIMENSIONS} dimensions of {name!r}", str(rank))
+    if rank > MAX_DIMENSIONS:
+        reader.refuse("gguf-tensor", f"at most {MAX_DIMENSIONS} dimensions of {name!r}", str(rank))
     shape = struct.unpack(f"<{rank}Q", reader.take(8 * rank, f"the shape of {name!r}"))
     number = reader.integer(4, f"the type of {name!r}")
     offset = reader.integer(8, f"the offset of {name!r}")
@@ -357,8 +356,9 @@ def _tensor(reader: _Reader) -> GgufTensor:
     if kind is None:
         reader.refuse("gguf-tensor", f"a known type of {name!r}", str(number))
     tensor = GgufTensor(name, kind, shape, offset)
-    if 0 in shape or tensor.count >= 1 << 63 or shape[0] % kind.values:
-        expected = f"rows of whole blocks of {kind.values} values of {name!r}, not empty"
+    row = shape[0] if shape else 1
+    if max(shape, default=0) >= 1 << 63 or tensor.count >= 1 << 63 or row % kind.values:
+        expected = f"rows of whole blocks of {kind.values} values of {name!r}"
         reader.refuse("gguf-tensor", expected, f"{kind.name} of shape {list(shape)}")
     return tensor
 
@@ -367,8 +367,8 @@ def _padded(position: int, alignment: int) -> int:
     return -(-position // alignment) * alignment
 
 
-def _check_layout(tensors: Iterable[GgufTensor], alignment: int, data_start: int, reader: _Reader) -> None:
-    """Each tensor right after the one before, aligned; the file ends with the last one and its padding."""
+def _check_layout(tensors: Iterable[GgufTensor], alignment: int, data_start: int, reader: _Reader) -> int:
+    """Where the data ends in the file, padding included: each tensor right after the one before, aligned."""
     offset = end = 0
     for tensor in tensors:
         if tensor.offset != offset:
@@ -379,12 +379,18 @@ def _check_layout(tensors: Iterable[GgufTensor], alignment: int, data_start: int
     if data_start + end > reader.size and end:
         found = f"{reader.size} bytes"
         _refuse("gguf-truncated", reader.where, f"{data_start + end} bytes in the file", found)
-    if reader.size > max(data_start + offset, reader.position):
-        found = f"{reader.size - data_start - offset} more"
-        _refuse("gguf-trailing-bytes", reader.where, f"{data_start + offset} bytes in the file", found)
+    return data_start + offset
 
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
+
+
+def trailing_finding(where: str, header: GgufHeader) -> Finding | None:
+    """A warning (`gguf-trailing-bytes`) for bytes behind the last tensor: the engine opens such a file."""
+    if not header.trailing:
+        return None
+    found = _finding("gguf-trailing-bytes", where, "the end of the file", f"{header.trailing} more bytes")
+    return replace(found, severity="warning")
 
 
 def split_findings(headers: Mapping[str, GgufHeader]) -> list[Finding]:
@@ -404,6 +410,9 @@ def split_findings(headers: Mapping[str, GgufHeader]) -> list[Finding]:
                 findings.append(_finding("gguf-split", path, expected, path.rsplit("/", 1)[-1]))
             continue
         number, count = int(match["number"]), int(match["count"])
+        if number == count == 1 and declared <= 1:
+            # A whole model under a part's name: the engine opens it and asks for no further file.
+            continue
         sets.setdefault((match["stem"], count), {})[number] = path
         if (header.integer("split.no"), declared) != (number - 1, count):
             found = f"split.no {header.integer('split.no')}, split.count {declared}"

@@ -201,6 +201,10 @@ def _weight_findings(read: _Read, declared: str) -> Iterator[Finding]:
         ):
             yield _of_its_folder(finding, read)
     yield from gguf.split_findings(read.ggufs)
+    for path, parts in read.ggufs.items():
+        trailing = gguf.trailing_finding(path, parts)
+        if trailing is not None:
+            yield trailing
     mismatch = format_finding(declared, _format(read), where="")
     if mismatch is not None:
         yield mismatch
@@ -290,7 +294,7 @@ def _code_findings(folder: Path, files: Sequence[str], documents: Mapping[str, A
 
 def _format(read: _Read) -> str:
     """The formats of all weights, usually one; `none` without readable weights."""
-    formats = ["gguf"] if read.ggufs else []
+    formats = ["gguf"] if _ending(read.ggufs, ".gguf") else []
     if read.main or not formats:
         formats.append(read.main.quantized.format if read.main else "none")
     return "+".join(formats)
