@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from bundler.assembly.launch_rules import refuse_profiles
 from bundler.assembly.pinned_files import pinned_files
 from bundler.assembly.upstream import assess
 from bundler.assembly.upstream_rules import attestation_rule, signature_rule
@@ -101,7 +102,8 @@ def make_lock(
     `base` is the folder that local paths are relative to; `say` gets what is being pinned. Nothing is
     written. Raises a SealiftError with the findings of all items that cannot be pinned, of the class of the
     first; MalformedError (`model-file`, `duplicate-path`, `path-collision`, `conflicting-files`);
-    AuthenticityError (`upstream-signature`) and PolicyError (`upstream-signature-missing`).
+    AuthenticityError (`upstream-signature`) and PolicyError (`upstream-signature-missing`, and what a launch
+    would refuse of a profile).
     """
     pinning = _Pinning(resolvers or Resolvers.of_sources(), base, say)
     models = pinning.each("model", spec.models, lambda one: one.repo, pinning.model)
@@ -124,6 +126,7 @@ def make_lock(
         node=spec.node,
     )
     _refuse_conflicts(lock)
+    refuse_profiles(lock)
     if rules_of(lock):
         say("checking upstream signatures")
         # Digests that no Hub tells are not known yet; the build compares all of them.

@@ -41,6 +41,7 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     With --check the exit code is 0 when upstream still answers as locked, and 12 when it does not: nothing is
     wrong with the lock then, but someone has to decide whether to take what is there now.
     """
+    from bundler.assembly.launch_rules import profile_warnings
     from bundler.assembly.locking import make_lock, spec_warnings
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
     from bundler.storage.bounded_read import read_named
@@ -60,7 +61,8 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
         output.data(line)
     output.data(f"lock      {target}, sha256:{lock.sha256}")
     output.say(f"next: sealift plan {spec} --to DIR")
-    report = Report(verb="lock", findings=spec_warnings(parsed, lock), data=as_data(lock, target))
+    warnings = (*spec_warnings(parsed, lock), *profile_warnings(lock))
+    report = Report(verb="lock", findings=warnings, data=as_data(lock, target))
     return output.emit(report)
 
 

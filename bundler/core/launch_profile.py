@@ -74,6 +74,11 @@ def profiles_for(manifest: Manifest, folder: str) -> tuple[str, ...]:
     )
 
 
+def parse_entry(value: Mapping[str, Any], where: str) -> LaunchEntry:
+    """The launch entry that a value of the manifest's `launch` describes. Raises MalformedError."""
+    return _parse(value, where)
+
+
 def _parse(value: Mapping[str, Any], where: str) -> LaunchEntry:
     engine, model = _object(value, "engine", where), _object(value, "model", where)
     return LaunchEntry(

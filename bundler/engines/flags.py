@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bundler.core.launch_profile import LaunchEntry
 from bundler.engines.flag_tables import TABLES
-from bundler.engines.table import EngineTable, Flag
+from bundler.engines.table import FROM_PROFILE, EngineTable, Flag
 from bundler.errors import ExitCode, Finding, PolicyError
 
 DEFAULTS: Mapping[str, str] = {"tensorParallel": "1", "gpuMemoryUtilization": "0.90"}
@@ -100,6 +100,43 @@ def render(table: EngineTable, entry: LaunchEntry, model: ModelToServe, *, accep
     ]
     notes += _code_notes(values, model)
     return Rendered(arguments=(*rendered, *entry.arguments), notes=tuple(notes))
+
+
+def profile_findings(entry: LaunchEntry, distribution: str) -> list[Finding]:
+    """What a launch would refuse of a profile by itself, before the model's files or a machine are looked at.
+
+    For the connected side: raised there, it costs minutes, not a transfer. Raises PolicyError
+    (`unknown-engine-version`) when there is no table to judge by.
+    """
+    table = find_table(entry.engine, distribution, entry.engine_version)
+    unread = ModelToServe(path=Path("/model"), kimi=False)
+    values = _values(entry, unread, accept_code=False)
+    absent = _render_members(table, values)[1]
+    return [
+        *_parser_findings(table, entry, unread),
+        *argument_findings(table, entry.arguments),
+        *_member_findings(table, values),
+        *(_unsupported(table, member) for member in absent if member not in WITHOUT_FLAG),
+        *environment_findings(table, entry.environment),
+    ]
+
+
+def environment_findings(table: EngineTable, wanted: Mapping[str, str]) -> list[Finding]:
+    """Variables of a profile that are not on the engine's list (`environment-refused`)."""
+    allowed = {**FROM_PROFILE, **table.environment}
+    return [_refused(table, name, allowed) for name in sorted(wanted.keys() - allowed.keys())]
+
+
+def _refused(table: EngineTable, name: str, allowed: Mapping[str, str]) -> Finding:
+    return Finding(
+        "environment-refused",
+        "the launch profile sets a variable that is not on the engine's list",
+        where=f"{table.engine} {table.version}: environment",
+        expected="one of: " + ", ".join(sorted(allowed)),
+        found=name[:200],
+        hint="change `environment` of the launch profile in the spec, and build the bundle again",
+        exit_code=ExitCode.POLICY,
+    )
 
 
 def argument_findings(table: EngineTable, arguments: Sequence[str]) -> list[Finding]:

@@ -71,6 +71,19 @@ class EngineTable:
     observability: Observability
 
 
+FROM_PROFILE: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "processor threads of one worker",
+    "CUDA_VISIBLE_DEVICES": "which GPUs",
+    "NCCL_DEBUG": "detail of NCCL's log",
+    "NCCL_IB_HCA": "InfiniBand adapters of NCCL",
+    "NCCL_P2P_DISABLE": "no direct transfers between GPUs",
+    "NCCL_SOCKET_IFNAME": "network interface of NCCL",
+    "GLOO_SOCKET_IFNAME": "network interface of Gloo",
+    "PYTORCH_CUDA_ALLOC_CONF": "settings of PyTorch's GPU allocator",
+}
+"""A profile may set these for any engine, beside those of the engine's own table."""
+
+
 def by_name(*flags: Flag) -> dict[str, Flag]:
     """Flags by each of their names."""
     return {name: flag for flag in flags for name in (flag.name, *flag.aliases)}

@@ -16,8 +16,9 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from bundler.engines.flags import environment_findings
 from bundler.engines.table import EngineTable
-from bundler.errors import ExitCode, Finding, PolicyError
+from bundler.errors import PolicyError
 from bundler.storage.private_folder import make_new_folder
 
 FROM_CALLER = frozenset(
@@ -33,17 +34,6 @@ FROM_CALLER = frozenset(
     }
 )
 """Taken from the caller: time zone, colour, and which devices to use."""
-FROM_PROFILE: Mapping[str, str] = {
-    "OMP_NUM_THREADS": "processor threads of one worker",
-    "CUDA_VISIBLE_DEVICES": "which GPUs",
-    "NCCL_DEBUG": "detail of NCCL's log",
-    "NCCL_IB_HCA": "InfiniBand adapters of NCCL",
-    "NCCL_P2P_DISABLE": "no direct transfers between GPUs",
-    "NCCL_SOCKET_IFNAME": "network interface of NCCL",
-    "GLOO_SOCKET_IFNAME": "network interface of Gloo",
-    "PYTORCH_CUDA_ALLOC_CONF": "settings of PyTorch's GPU allocator",
-}
-"""A profile may set these for any engine, beside those of the engine's own table."""
 FIXED: Mapping[str, str] = {
     "LANG": "C.UTF-8",
     "PYTHONNOUSERSITE": "1",
@@ -106,8 +96,7 @@ def build_environment(
     work folder of this launch, `caller` the environment of whoever starts it. Raises PolicyError
     (`environment-refused`) for each variable of the profile that is not on the list.
     """
-    allowed = {**FROM_PROFILE, **table.environment}
-    findings = [_refused(table, name, allowed) for name in sorted(wanted.keys() - allowed.keys())]
+    findings = environment_findings(table, wanted)
     if findings:
         raise PolicyError.of(findings)
     return {
@@ -118,18 +107,6 @@ def build_environment(
         **table.switches,
         **wanted,
     }
-
-
-def _refused(table: EngineTable, name: str, allowed: Mapping[str, str]) -> Finding:
-    return Finding(
-        "environment-refused",
-        "the launch profile sets a variable that is not on the engine's list",
-        where=f"{table.engine} {table.version}: environment",
-        expected="one of: " + ", ".join(sorted(allowed)),
-        found=name[:200],
-        hint="change `environment` of the launch profile in the spec, and build the bundle again",
-        exit_code=ExitCode.POLICY,
-    )
 
 
 def make_work_folder(work: Path) -> None:

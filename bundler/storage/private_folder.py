@@ -109,12 +109,15 @@ def require_safe_place(folder: Path) -> list[Path]:
 def require_safe_tree(folder: Path) -> None:
     """Refuse a folder of programs unless all of it is ours or root's and only its owner may write there.
 
-    The folders above count too. Raises MachineError (`work-folder-open`).
+    The folders above count too; uv's own lock file, which everybody may write to, does not: nothing reads
+    it. Raises MachineError (`work-folder-open`).
     """
     require_safe_folder(folder)
     for parent, names, files in os.walk(folder):
         for name in (*names, *files):
             path = Path(parent, name)
+            if path == folder / ".lock":
+                continue
             status = path.lstat()
             fault = "" if stat.S_ISLNK(status.st_mode) else folder_fault(status)
             if fault or status.st_uid not in _trusted_owners(itself=True):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bundler.assembly.launch_rules import profile_warnings
 from bundler.assembly.locking import DocumentKind, Resolvers, lock_changes, make_lock, spec_warnings
 from bundler.core.specs.lock import (
     Lock,
@@ -403,3 +404,40 @@ def test_a_lock_holds_no_address_of_an_index(base: Path) -> None:
     spec: Spec = parse_spec(SPEC, "s")
     assert spec.engines
     assert b"://" not in made(base).to_bytes()
+
+
+def pinned_vllm(spec: EngineSpec) -> LockedEngine:
+    return pin_engine(spec).model_copy(update={"version": "0.19.1", "name": "vllm"})
+
+
+@pytest.mark.parametrize(
+    ("members", "reference"),
+    [
+        ('arguments: ["--max-num-seqs", "many"]', "engine-flag-value"),
+        ("arguments: [--limit-mm-per-prompt, image=4]", "engine-flag-value"),
+        ("arguments: [--no-such-flag]", "engine-flag-unknown"),
+        ("arguments: [--tokenizer, other]", "engine-flag-refused"),
+        ("kvCacheDtype: int3", "engine-flag-value"),
+        ("toolCallParser: kimi_k9", "unknown-parser"),
+        ("environment: {LD_PRELOAD: /x.so}", "environment-refused"),
+    ],
+)
+def test_what_a_launch_would_refuse_of_a_profile_is_refused_when_pinning(
+    base: Path, members: str, reference: str
+) -> None:
+    data = SPEC.replace(
+        b"name: llama.cpp, requirement: xllamacpp==1.0", b"name: vllm, requirement: vllm==0.19.1"
+    )
+    data = data.replace(b"engine: llama.cpp, model: model", b"engine: vllm, model: model")
+    data = data.replace(b"node: {ram: 8GiB}\n", b"").replace(
+        b"servedName: m,", b"servedName: m, %s," % members.encode()
+    )
+    with pytest.raises(PolicyError) as caught:
+        made(base, data, replace(RESOLVERS, engine=pinned_vllm))
+    assert [finding.reference for finding in caught.value.findings] == [reference]
+    assert caught.value.findings[0].where.startswith("launch: default: ")
+
+
+def test_an_engine_without_a_flag_table_is_a_warning(base: Path) -> None:
+    (finding,) = profile_warnings(made(base))
+    assert (finding.reference, finding.severity) == ("unknown-engine-version", "warning")

@@ -35,7 +35,7 @@ from bundler.launch.launch import LaunchRequest, plan_launch, start
 root, sha256, environment, work = sys.argv[1:]
 manifest = Manifest.parse((Path(root) / "manifest.json").read_bytes())
 request = LaunchRequest(profile="default", environment=Path(environment), work=Path(work), caller=os.environ)
-start(plan_launch(Path(root), manifest, sha256, request))
+start(plan_launch(Path(root), manifest, request))
 """
 
 

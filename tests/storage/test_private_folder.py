@@ -128,6 +128,8 @@ def test_a_program_that_others_may_change_is_refused(tmp_path: Path) -> None:
     (tmp_path / "engine/bin").mkdir(parents=True)
     (tmp_path / "engine/bin/python").write_text("#!/bin/sh\n")
     (tmp_path / "engine/bin/link").symlink_to("/usr/bin/env")
+    (tmp_path / "engine/.lock").touch()
+    (tmp_path / "engine/.lock").chmod(0o666)  # as `uv venv` leaves it
     require_safe_tree(tmp_path / "engine")
     (tmp_path / "engine/bin/python").chmod(0o757)
     with pytest.raises(MachineError) as caught:
