@@ -6,6 +6,7 @@ very last act, so nothing that failed looks like a bundle. Running it again cont
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -42,6 +43,7 @@ from bundler.sources.reuse import ReusableFiles
 from bundler.storage.atomic import rename_directory
 from bundler.storage.disk_space import free_bytes
 from bundler.storage.payload import PayloadStore
+from bundler.storage.private_folder import require_own_folder
 from bundler.verification.pyz import build_verify_pyz
 
 _DONE = ".done"
@@ -89,6 +91,15 @@ def building_folder(out: Path) -> Path:
     return out.with_name(out.name + ".building")
 
 
+def _refuse_foreign(work: Path) -> None:
+    """Refuse to go on in a folder that another user made: its name can be guessed.
+
+    Raises MachineError (`work-folder-open`).
+    """
+    with contextlib.suppress(FileNotFoundError):
+        require_own_folder(work)
+
+
 def build(request: BuildRequest, progress: Progress) -> BuildResult:
     """The sealed bundle, or an error that leaves everything fetched for the next run.
 
@@ -99,6 +110,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
     if request.out.exists() or request.out.is_symlink():
         return _already_there(request)
     work = building_folder(request.out)
+    _refuse_foreign(work)
     with PayloadStore(work / "bundle", work) as store:
         if os.path.lexists(request.out):
             return _sealed_meanwhile(request, work)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import html
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from bundler.errors import ExitCode, Finding, MalformedError
 from bundler.sources.wheels.own_wheel import DISTRIBUTION
 from bundler.sources.wheels.uv import UvFailure, run_uv
 from bundler.sources.wheels.wheels import target_of
+from bundler.storage.private_folder import private_folder
 
 
 def wheel_documents(engines: Sequence[LockedEngine]) -> dict[str, bytes]:
@@ -212,8 +212,7 @@ def completeness_findings(engine: LockedEngine, wheels: Path) -> list[Finding]:
     old, and metadata inside a wheel that asks for more than its index said.
     """
     target = target_of(engine)
-    with tempfile.TemporaryDirectory(prefix="sealift-rehearsal-") as name:
-        folder = Path(name)
+    with private_folder("sealift-rehearsal-") as folder:
         pins = "".join(f"{wheel.name}=={wheel.version}\n" for wheel in engine.wheels)
         asked = "".join(f"{text}\n" for text in (engine.requirement, *engine.with_))
         overrides = "".join(f"{text}\n" for text in engine.overrides)

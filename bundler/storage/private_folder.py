@@ -106,6 +106,16 @@ def require_safe_place(folder: Path) -> list[Path]:
     return missing
 
 
+def require_own_folder(folder: Path) -> None:
+    """Refuse a folder that is a link, or belongs to another user than us or root. Modes do not count.
+
+    Raises MachineError (`work-folder-open`); FileNotFoundError when there is none.
+    """
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in _trusted_owners(itself=True):
+        raise _open(folder, f"it is of user {status.st_uid}")
+
+
 def require_safe_tree(folder: Path) -> None:
     """Refuse a folder of programs unless all of it is ours or root's and only its owner may write there.
 

@@ -8,12 +8,11 @@ stale within a week in the gap, and never the user's cache, which the library tr
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bundler.errors import AuthenticityError, MachineError, MalformedError
+from bundler.storage.private_folder import private_folder
 from bundler.trust.authentication import KeylessSigner
 from bundler.trust.dsse import PAYLOAD_TYPE, Envelope
 from bundler.trust.policy_document import Identity
@@ -94,8 +93,8 @@ def open_verifier(data: bytes, where: str) -> Verifier:
     from sigstore.models import TrustedRoot
     from sigstore.verify import Verifier
 
-    with tempfile.TemporaryDirectory(prefix="sealift-") as folder:
-        copy = Path(folder) / "trusted_root.json"
+    with private_folder("sealift-") as folder:
+        copy = folder / "trusted_root.json"
         copy.write_bytes(data)
         try:
             return Verifier(trusted_root=TrustedRoot.from_file(str(copy)))

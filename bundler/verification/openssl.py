@@ -11,10 +11,9 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 from bundler.errors import MachineError
+from bundler.storage.private_folder import private_folder
 from bundler.trust.policy_document import PolicyKey
 from bundler.trust.spki import ECDSA_P256, ECDSA_P384, ED25519
 
@@ -33,11 +32,11 @@ class OpensslVerifier:
         """Whether the signature is good; None when this `openssl` cannot say."""
         if self.program is None or not self.can_check(key.algorithm):
             return None
-        with tempfile.TemporaryDirectory(prefix="sealift-verify-") as folder:
+        with private_folder("sealift-verify-") as folder:
             files = {"key.pem": to_pem(key.spki), "message": message, "signature": signature}
             for name, data in files.items():
-                Path(folder, name).write_bytes(data)
-            return _run(self._arguments(self.program, key.algorithm), cwd=folder)[0] == 0
+                (folder / name).write_bytes(data)
+            return _run(self._arguments(self.program, key.algorithm), cwd=str(folder))[0] == 0
 
     def can_check(self, algorithm: str) -> bool:
         """Whether this program knows the algorithm."""

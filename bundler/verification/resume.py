@@ -19,6 +19,7 @@ from typing import Any
 from bundler.errors import MachineError, SealiftError
 from bundler.storage.bounded_read import read_up_to
 from bundler.storage.hashing import Unit
+from bundler.storage.private_folder import ensure_folder
 from bundler.storage.tree import Stamp
 
 JOURNAL_TYPE = "urn:sealift:verification-journal:v1"
@@ -70,11 +71,11 @@ def open_journal(path: Path, bundle: Path, *, manifest: str, chunks: str, resume
     """The journal at `path`: with `resume` what it knows about these two digests, else empty.
 
     Raises MachineError: `journal-inside-bundle`; `unsafe-journal` when it is a link, belongs to someone else
-    or others may read or write it.
+    or others may read or write it; `work-folder-open` when others may exchange it.
     """
     if path.resolve().is_relative_to(bundle.resolve()):
         raise _unsafe("journal-inside-bundle", "the verification journal must not be in the bundle", path, "")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ensure_folder(path.parent)
     descriptor = _open_private(path)
     try:
         head = {"type": JOURNAL_TYPE, "manifest": manifest, "chunks": chunks}

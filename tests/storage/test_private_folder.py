@@ -17,6 +17,7 @@ from bundler.storage.private_folder import (
     folder_fault,
     make_new_folder,
     private_folder,
+    require_own_folder,
     require_safe_folder,
     require_safe_tree,
     write_private,
@@ -135,3 +136,17 @@ def test_a_program_that_others_may_change_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         require_safe_tree(tmp_path / "engine")
     assert caught.value.findings[0].where == str(tmp_path / "engine/bin/python")
+
+
+def test_an_unfinished_folder_of_another_user_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "bundle.building"
+    with pytest.raises(FileNotFoundError):
+        require_own_folder(work)
+    work.mkdir()
+    require_own_folder(work)
+    monkeypatch.setattr(module, "_trusted_owners", lambda itself: {FOREIGN})
+    with pytest.raises(MachineError) as caught:
+        require_own_folder(work)
+    assert caught.value.reference == "work-folder-open"

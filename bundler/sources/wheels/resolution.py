@@ -9,7 +9,6 @@ no digest, uv fetches it and the lock has the digest of what came: from then on 
 from __future__ import annotations
 
 import datetime
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from bundler.sources.wheels.package_index import (
 )
 from bundler.sources.wheels.refusals import Question, explain
 from bundler.sources.wheels.uv import THROW_AWAY_NAME, UvFailure, compile_project
+from bundler.storage.private_folder import private_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +76,7 @@ class Resolution:
 
     def _compile(self, pinned: Mapping[str, Pin]) -> str:
         overrides = [self._override_line(text, pinned) for text in self.question.overrides]
-        with tempfile.TemporaryDirectory(prefix="sealift-resolve-") as name:
-            folder = Path(name)
+        with private_folder("sealift-resolve-") as folder:
             (folder / "pyproject.toml").write_text(self._project(), "utf-8")
             (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), "utf-8")
             try:

@@ -11,13 +11,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bundler.core.specs.target import Target
 from bundler.errors import MachineError, MalformedError
 from bundler.storage.child_environment import CERTIFICATES, PROXIES, child_environment
+from bundler.storage.private_folder import private_folder
 
 _PASSED_ON = (
     *("NETRC", *PROXIES, *CERTIFICATES),
@@ -71,8 +71,7 @@ def default_index(environ: Mapping[str, str]) -> str:
         "--output-file",
         "indexes.txt",
     ]
-    with tempfile.TemporaryDirectory(prefix="sealift-index-") as name:
-        folder = Path(name)
+    with private_folder("sealift-index-") as folder:
         (folder / "nothing.in").touch()
         try:
             run_uv(arguments, folder, wanted)

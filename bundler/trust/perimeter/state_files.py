@@ -20,6 +20,7 @@ from bundler.core.digest import is_sha256_hex
 from bundler.errors import AuthenticityError, Finding, MalformedError, SealiftError, UsageError
 from bundler.storage.atomic import write_atomic
 from bundler.storage.bounded_read import read_at_most
+from bundler.storage.private_folder import ensure_folder
 from bundler.trust.perimeter.state import State, merged
 
 DEFAULT_STATE = Path("/var/lib/sealift/state.json")
@@ -161,7 +162,7 @@ class StateFiles:
         before = hashlib.sha256(found[0]).hexdigest() if found[0] is not None else ""
         data = replace(state, before=before).to_bytes()
         for path in self.paths[1:]:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ensure_folder(path.parent)
         for path in reversed(self.paths):
             write_atomic(path, data, mode=STATE_MODE)
 
@@ -170,9 +171,10 @@ class StateFiles:
         """Hold the lock of this state, and of the folders `others`; one process at a time has it.
 
         The folder is locked itself, so no lock file is left behind. Not to be taken twice by one process.
+        Raises MachineError (`work-folder-open`) when others could put back an older state.
         """
         folder = self.paths[0].parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ensure_folder(folder)
         with locked_folders((folder, *others)):
             yield
 
