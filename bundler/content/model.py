@@ -20,6 +20,7 @@ from bundler.content.published_json import DOCUMENT_LIMIT, Published, parse_publ
 from bundler.content.quantization import Quantization
 from bundler.content.quantization_layouts import Quantized, judge_layouts, quantization_findings
 from bundler.content.shards import INDEX_SUFFIX, SHARD_SUFFIX, as_warning, shard_findings
+from bundler.content.stand_ins import HEAD_BYTES, stand_in_finding
 from bundler.content.unsafe_files import unsafe_finding
 from bundler.core.strict_json import MAX_INTEGER
 from bundler.errors import ExitCode, Finding, SealiftError
@@ -28,6 +29,7 @@ from bundler.storage.bounded_read import open_regular, read_small
 GGUF_SUFFIXES = (".gguf", ".gguf_file")
 """`imatrix_unsloth.gguf_file` is a GGUF under a foreign extension."""
 SOURCE_LIMIT = 16 << 20
+_UNSAFE = frozenset({"compiled-code", "pickle-refused", "pickle-waived"})
 THREADS = min(16, 4 * (os.cpu_count() or 1))
 """Headers wait for the device, not for the processor: several a core pay off on slow disks."""
 Value = TypeVar("Value")
@@ -89,6 +91,7 @@ def check_model(
     read = _read(folder, files, findings)
     findings += _weight_findings(read, format)
     findings += _unsafe_findings(folder, files, allow_pickle)
+    findings = _with_stand_ins(findings, list(_stand_in_findings(folder, files)))
     findings += _code_findings(folder, files, read.documents)
     executable = _executable(files, read)
     located = (replace(finding, where=_located(label, finding.where)) for finding in findings)
@@ -274,6 +277,37 @@ def _unsafe_findings(folder: Path, files: Sequence[str], waived: Sequence[str]) 
         yield _warning(
             "waiver-unused", "a waiver names no pickle-based file of the model", path, "a pickle-based file"
         )
+
+
+def _stand_in_findings(folder: Path, files: Sequence[str]) -> Iterator[Finding]:
+    """Files in whose place something else stands, by their first bytes."""
+    for path in sorted(files):
+        try:
+            with open_regular(folder / path, where=path) as fd:
+                size, head = os.fstat(fd).st_size, os.pread(fd, HEAD_BYTES, 0)
+        except SealiftError:
+            # Missing and special files are told by the search for unsafe files.
+            continue
+        finding = stand_in_finding(path, head, size)
+        if finding is not None:
+            yield finding
+
+
+def _with_stand_ins(findings: Sequence[Finding], stand_ins: Sequence[Finding]) -> list[Finding]:
+    """Both, without what a parser says of a file that is not itself: a pointer has no header's length.
+
+    What the name alone forbids (a pickle, compiled code) needs no second finding.
+    """
+    unsafe = {finding.where for finding in findings if finding.reference in _UNSAFE}
+    stand_ins = [finding for finding in stand_ins if finding.where not in unsafe]
+    places = {finding.where for finding in stand_ins if finding.is_error}
+    rest = [finding for finding in findings if _file_of(finding.where) not in places]
+    return [*rest, *stand_ins]
+
+
+def _file_of(where: str) -> str:
+    """The path before a place inside a file (`x.gguf, byte 4`, `x.json: member`)."""
+    return where.partition(": ")[0].partition(", byte")[0]
 
 
 def _code_findings(folder: Path, files: Sequence[str], documents: Mapping[str, Any]) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ https://packaging.python.org/en/latest/specifications/binary-distribution-format
 from __future__ import annotations
 
 import email
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +20,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bundler.content import zip_archive
+from bundler.content.stand_ins import HEAD_BYTES, stand_in_finding
 from bundler.content.wheels.archive import bad_wheel, dist_info_folder, finding, member_bytes, name_findings
 from bundler.content.wheels.lock_file import (
     LOCK_LIMIT,
@@ -51,6 +53,10 @@ def check_wheel(path: Path, *, deep: bool = True) -> list[Finding]:
     try:
         name = parse_wheel_name(path.name)
         with open_regular(path, where=where) as fd:
+            size = os.fstat(fd).st_size
+            stand_in = stand_in_finding(where, os.pread(fd, HEAD_BYTES, 0), size)
+            if stand_in is not None:
+                return [stand_in]
             members = zip_archive.read_members(fd, where)
             findings += name_findings(members, where)
             if findings:
