@@ -149,7 +149,7 @@ def _program(name: str, why: str, package: str, *, needed: bool = False) -> Call
             asked = "version" if name == "openssl" else "--version"
             yield Check(name=name, state="ok", says=f"{_first_line([name, asked])}: {why}")
         else:
-            hint = f"apt-get install {package}, if you need it"
+            hint = f"if you need it: install the package {package} from this site's own mirror"
             yield Check(name=name, state="missing" if needed else "note", says=f"not found: {why}", hint=hint)
 
     return check

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,12 @@ import click
 from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
 from bundler.cli.output import Output, printable
-from bundler.core import layout
 from bundler.core.report import Report
-from bundler.errors import Finding, UsageError
 
 if TYPE_CHECKING:
     from bundler.core.progress import Progress
     from bundler.install.engine import Installation
+    from bundler.install.gate import Admitted
     from bundler.install.images import LoadedImage
     from bundler.verification.verify import VerifiedBundle
 
@@ -66,82 +64,48 @@ def command(
     The engine's environment is built beside its place and renamed when it is complete; running the same
     command again repairs a damaged one and leaves a whole one as it is.
     """
-    from bundler.verification.verify import verify_bundle
+    from bundler.install.gate import Admitted, InstallRequest, admit
+    from bundler.storage.leases import Leases
 
-    _refuse_contradictions(to, engine, python, images_to)
-    output, progress, perimeter = reading.output, reading.progress, trust.perimeter()
-    _refuse_early(
-        verify_bundle(bundle, perimeter, level="signatures").verified, engine, to, python, images_to
-    )
-    result = verify_bundle(
-        bundle, perimeter, workers=reading.workers, progress=progress, resume=resume, read_next=True
-    )
-    if result.verified is None:
-        code = output.emit(replace(result.report, verb="install"))
-        output.verdict("REFUSED: nothing was installed.", result.report.verdict)
-        return code
-    data: dict[str, Any] = {"manifest": result.verified.manifest.sha256}
-    findings = list(result.report.findings)
-    if to is not None:
-        data["engine"] = _install(output, result.verified, engine, to, python, progress, findings)
-        _tell_next(output, result.verified, data["engine"], trust.words())
-    if images_to is not None:
-        data["images"] = _load(output, result.verified, images_to, progress, findings)
-    return output.emit(Report(verb="install", findings=tuple(findings), data=data))
-
-
-def _refuse_contradictions(
-    to: Path | None, engine: str | None, python: str | None, images_to: str | None
-) -> None:
-    if to is None and (engine or python or images_to is None):
-        raise UsageError(
-            "usage",
-            "what to install is not said" if images_to is None else "an engine needs a place",
-            expected="--to DIR for the engine, --images TARGET for the images, or both",
-            found="no --to",
-            hint="sealift install BUNDLE --policy POLICY --to /srv/sealift/engine",
+    output = reading.output
+    with Leases() as leases:
+        admitted = admit(
+            bundle,
+            trust.perimeter(),
+            InstallRequest(to=to, engine=engine, python=python, images=images_to),
+            leases=leases,
+            workers=reading.workers,
+            progress=reading.progress,
+            resume=resume,
         )
+        if not isinstance(admitted, Admitted):
+            code = output.emit(admitted)
+            output.verdict("REFUSED: nothing was installed.", admitted.verdict)
+            return code
+        return output.emit(_install(output, admitted, reading.progress, trust.words()))
 
 
-def _refuse_early(
-    signed: VerifiedBundle | None,
-    engine: str | None,
-    to: Path | None,
-    python: str | None,
-    images_to: str | None,
-) -> None:
-    """What can be said before a terabyte is read. A bundle that nobody signed is left to the verifier."""
-    if images_to is not None:
-        from bundler.install.images import check_target
+def _install(output: Output, admitted: Admitted, progress: Progress, trust: list[str]) -> Report:
+    """Install what was asked for, print it as it is done, and report it."""
+    manifest = admitted.verified.manifest
+    data: dict[str, Any] = {"manifest": manifest.sha256}
+    findings = list(admitted.report.findings)
+    installed = admitted.install_engine(progress)
+    if installed is not None:
+        findings += installed.warnings
+        data["engine"] = _engine(installed)
+        _tell_engine(output, installed)
+        _tell_next(output, admitted.verified, data["engine"], trust)
+    if admitted.request.images is not None:
+        images = admitted.load_images(progress)
+        for image in images:
+            findings += image.warnings
+            output.data(f"image: {printable(image.name)} {image.digest}")
+        data["images"] = [_image(image) for image in images]
+    return Report(verb="install", findings=tuple(findings), data=data)
 
-        check_target(images_to)
-    if signed is not None and to is not None:
-        from bundler.install.engine import check_ground
 
-        check_ground(signed.root, signed.manifest, engine, to, python=python)
-
-
-def _install(
-    output: Output,
-    verified: VerifiedBundle,
-    engine: str | None,
-    to: Path,
-    python: str | None,
-    progress: Progress,
-    findings: list[Finding],
-) -> dict[str, Any]:
-    from bundler.install.engine import choose_folder, install_engine
-
-    done = install_engine(
-        verified.root,
-        choose_folder(verified.manifest, engine),
-        to,
-        manifest=verified.manifest,
-        python=python,
-        progress=progress,
-    )
-    findings += done.warnings
-    _tell_engine(output, done)
+def _engine(done: Installation) -> dict[str, Any]:
     return {
         "path": str(done.path),
         "folder": done.folder,
@@ -168,18 +132,6 @@ def _tell_next(output: Output, verified: VerifiedBundle, installed: dict[str, An
         words = ["sealift", "launch", str(verified.root), *trust]
         words += ["--profile", profile, "--env", installed["path"]]
         output.command(words)
-
-
-def _load(
-    output: Output, verified: VerifiedBundle, target: str, progress: Progress, findings: list[Finding]
-) -> list[dict[str, str]]:
-    from bundler.install.images import load_images
-
-    loaded = load_images(verified.root / layout.IMAGES, target, progress=progress)
-    for image in loaded:
-        findings += image.warnings
-        output.data(f"image: {printable(image.name)} {image.digest}")
-    return [_image(image) for image in loaded]
 
 
 def _image(image: LoadedImage) -> dict[str, str]:

@@ -90,8 +90,8 @@ def find_python(target: Target, uv: Path, *, wanted: str | None, caller: Mapping
             f"this machine has no CPython {target.python}, and the wheels are for no other",
             expected=f"python{target.python} on the PATH, or named with --python",
             found="none",
-            hint=f"install it (`apt install python{target.python} python{target.python}-venv`, "
-            f"`dnf install python{target.python}`), or use the container image of the engine",
+            hint=f"install CPython {target.python} from this site's own mirror and name it with --python, "
+            "or use the container image of the engine",
         )
     return _ask(path, target, caller)
 

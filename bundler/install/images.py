@@ -44,11 +44,12 @@ from bundler.storage.private_folder import private_folder
 
 PIECE = 1 << 20
 INSTALL = {
-    "podman": "apt-get install podman",
-    "docker": "apt-get install docker.io",
-    "ctr": "apt-get install containerd",
-    "skopeo": "apt-get install skopeo",
+    "podman": "podman",
+    "docker": "docker.io",
+    "ctr": "containerd",
+    "skopeo": "skopeo",
 }
+"""Debian's packages of the programs."""
 ZSTD_DOCKER = 23
 """First docker engine that reads zstd layers."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64", "amd64": "amd64"}
@@ -174,7 +175,7 @@ def require(program: str) -> None:
             where=program,
             expected=f"{program} on PATH",
             found="no such program",
-            hint=f"`{INSTALL[program]}` (from your perimeter's package mirror), then run the command again",
+            hint=f"install the package {INSTALL[program]} from this site's own mirror, then run this again",
         )
 
 

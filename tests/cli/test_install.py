@@ -12,8 +12,12 @@ import pytest
 from bundler.assembly.wheel_index import wheel_documents
 from bundler.cli.app import run
 from bundler.content import system_libraries
+from bundler.core.progress import SilentProgress
 from bundler.core.specs.target import Target
+from bundler.errors import IntegrityError
+from bundler.install.gate import Admitted, InstallRequest, admit
 from bundler.install.marker import read_marker
+from bundler.storage.leases import Leases
 from tests.assembly.test_wheel_index import locked
 from tests.verification import damages
 from tests.verification.bundles import TestBundle, make_bundle
@@ -181,4 +185,33 @@ def test_an_unknown_engine_is_refused_with_those_there_are(
     assert run(arguments(bundle, "--engine", "vllm", "--to", str(tmp_path / "engine"))) == 2
 
     assert "llama.cpp-cp3" in capsys.readouterr().err
+    assert not (tmp_path / "engine").exists()
+
+
+def test_a_wheel_that_is_open_for_writing_installs_nothing(
+    bundle: TestBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with next(bundle.root.glob("payload/wheels/helper*.whl")).open("r+b"):
+        assert run(arguments(bundle, "--to", str(tmp_path / "engine"))) == 10
+
+    told = capsys.readouterr()
+    assert "open-for-writing" in told.err
+    assert told.out.splitlines()[-1] == "REFUSED: nothing was installed."
+    assert not (tmp_path / "engine").exists()
+
+
+def test_a_writer_that_comes_after_the_verification_installs_nothing(
+    bundle: TestBundle, tmp_path: Path
+) -> None:
+    with Leases() as leases:
+        admitted = admit(
+            bundle.root, bundle.perimeter(), InstallRequest(to=tmp_path / "engine"), leases=leases
+        )
+        assert isinstance(admitted, Admitted)
+        with (
+            next(bundle.root.glob("payload/wheels/helper*.whl")).open("r+b"),
+            pytest.raises(IntegrityError) as caught,
+        ):
+            admitted.install_engine(SilentProgress())
+    assert caught.value.reference == "open-for-writing"
     assert not (tmp_path / "engine").exists()
