@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from bundler import __version__
+from bundler.cli.examples import with_examples
 from bundler.cli.output import Output, print_error, print_traceback, talk, wants_json
 from bundler.core.report import Report
 from bundler.errors import ExitCode, InterruptedByUser, SealiftError, UsageError
@@ -70,7 +71,7 @@ class Verbs(click.Group):
             return None
         command = importlib.import_module(f"bundler.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
-        return command
+        return with_examples(cmd_name, command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -15,7 +15,7 @@ HOW = {
 }
 
 
-@click.command(epilog="Install it with, for example: " + HOW["bash"])
+@click.command()
 @click.argument("shell", type=click.Choice(tuple(HOW)))
 @json_option
 def command(shell: str, as_json: bool) -> int:

@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,9 +30,52 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+_SIGNING = frozenset({"sign", "attest", "trust", "keys"})
+"""Verbs whose talk is never left out: people must see what they sign, and to whom they give trust."""
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+_verbose: ContextVar[bool] = ContextVar("verbose", default=False)
+
+
 def json_option(command: Command) -> Command:
-    """The option every verb has; its value arrives as the parameter `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
+    """The options every verb has: `--json`, whose value arrives as the parameter `as_json`, and how much to
+    say: `-q` and `-v`, which this module remembers.
+    """
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            expose_value=False,
+            callback=_set_quiet,
+            help="Print the result and problems only: no progress, no next command.",
+        ),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            expose_value=False,
+            callback=_set_verbose,
+            help="Print every finding in full, not the first ten of a kind.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _set_quiet(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    verbs = ctx.command_path.split()[1:2]
+    _quiet.set(value and not _SIGNING.intersection(verbs))
+
+
+def _set_verbose(_ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    _verbose.set(value)
+
+
+def is_quiet() -> bool:
+    """Whether `-q` was given to the verb that runs."""
+    return _quiet.get()
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -61,7 +105,7 @@ class Output:
 
         `style` is that of `click.style`; with `mark` only this text before the line has it.
         """
-        if not self.as_json:
+        if not self.as_json and not is_quiet():
             talk(text, mark=mark, **style)
 
     def data(self, text: str = "", **style: Any) -> None:
@@ -80,7 +124,7 @@ class Output:
 
     def command(self, words: list[str], *, err: bool = True) -> None:
         """The next command to paste: its digests stay in one piece."""
-        if not self.as_json:
+        if not self.as_json and not is_quiet():
             _write(f"next: {printable(shlex.join(words))}", sys.stderr if err else sys.stdout)
 
     def emit(self, report: Report) -> int:
@@ -130,11 +174,12 @@ def print_findings(findings: tuple[Finding, ...]) -> None:
     for finding in findings:
         kinds.setdefault(finding.reference, []).append(finding)
     for same in kinds.values():
-        for finding in same[:SHOWN_PER_KIND]:
+        shown = same if _verbose.get() else same[:SHOWN_PER_KIND]
+        for finding in shown:
             _write(render(finding), sys.stderr)
-        if len(same) > SHOWN_PER_KIND:
-            rest = len(same) - SHOWN_PER_KIND
-            talk(f"  … and {rest} more of {same[0].reference}; `--json` lists all")
+        if len(same) > len(shown):
+            rest = len(same) - len(shown)
+            talk(f"  … and {rest} more of {same[0].reference}; `-v` or `--json` lists all")
 
 
 def render(finding: Finding) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bundler.cli import plan_tables
-from bundler.cli.arguments import SpecFile
+from bundler.cli.arguments import LOCK_KIND, SpecFile, what_it_is
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import parse_size
@@ -16,7 +16,7 @@ from bundler.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from bundler.core.specs.lock import Lock
-    from bundler.core.specs.spec import Spec
+    from bundler.core.specs.spec import NodeSpec, Spec
     from bundler.planning.plan import Plan
 
 
@@ -32,6 +32,18 @@ if TYPE_CHECKING:
     "out",
     type=click.Path(path_type=Path),
     help="Folder the bundle would be built in. [default: NAME-SERIAL]",
+)
+@click.option(
+    "--node",
+    metavar="COUNTxGPU",
+    help="Judge this machine instead of the spec's: 16xH100, 4xH200:140GB (memory of one), or 512GiB (main "
+    "memory). The lock stays valid.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.svg|FILE.png",
+    help="Draw memory on each GPU, disks and the cost of a longer context. Needs sealift[plot].",
 )
 @click.option("--overhead", metavar="SIZE", help="Memory beside weights and KV cache, on each GPU or in RAM.")
 @click.option(
@@ -49,6 +61,8 @@ if TYPE_CHECKING:
 def command(
     source: Path | None,
     out: Path | None,
+    node: str | None,
+    plot: Path | None,
     overhead: str | None,
     config: Path | None,
     gpus: bool,
@@ -65,6 +79,11 @@ def command(
     11.2 GB on each GPU is calibrated on one published figure: override it when you know better. Only memory
     is judged, not whether an engine has kernels for a GPU.
     """
+    from bundler.cli.lock import lock_path
+    from bundler.planning.node import parse_node
+    from bundler.planning.picture import picture, require_picture
+    from bundler.storage.named_output import require_outputs, write_output
+
     output = Output(as_json)
     size = None if overhead is None else parse_size(overhead)
     data = print_tables(output, gpus=gpus, reference=reference, simple=simple, overhead=size)
@@ -74,10 +93,36 @@ def command(
                 "nothing-to-plan", "name a spec or a lock", hint="sealift plan spec.yaml --to DIR"
             )
         return output.emit(Report(verb="plan", data=data))
-    plan = formula_plan(source, config, size) if config else make_plan(source, out, size, output)
+    machine = None if node is None else parse_node(node)
+    if plot is not None:
+        require_picture(plot)
+        require_outputs(plot, inputs=[source, config, lock_path(source)], replace=True)
+    if config:
+        plan = formula_plan(source, config, size, machine)
+    else:
+        plan = make_plan(source, out, size, machine, output)
     for line in plan_tables.plan_lines(plan):
         output.data(line)
-    return output.emit(report(plan, data))
+    if plot is not None:
+        write_output(plot, picture(plan, plot.suffix[1:].lower()), replace=True)
+        output.data(f"picture   {plot}")
+    code = output.emit(report(plan, data))
+    verdict = "passed" if plan.exit_code is ExitCode.PASSED else "failed"
+    output.verdict(f"verdict: {verdict}", verdict)
+    if plan.exit_code is ExitCode.PASSED and plan.fetch is not None:
+        spec = spec_of(source)
+        output.command(["sealift", "build", str(spec), "-o", str(plan.fetch.out)])
+    return code
+
+
+def spec_of(source: Path) -> Path:
+    """The spec to build from: `source`, or the spec beside it when a lock was planned."""
+    return source.with_name(source.name.removesuffix(".lock.json") + ".yaml") if is_lock(source) else source
+
+
+def is_lock(source: Path) -> bool:
+    """Whether the file is a lock, not a spec."""
+    return what_it_is(source) == LOCK_KIND or source.name.endswith(".lock.json")
 
 
 def print_tables(
@@ -94,18 +139,18 @@ def print_tables(
     return data
 
 
-def make_plan(source: Path, out: Path | None, overhead: int | None, output: Output) -> Plan:
+def make_plan(
+    source: Path, out: Path | None, overhead: int | None, node: NodeSpec | None, output: Output
+) -> Plan:
     """The plan for a lock, or for a spec and its lock; of a spec without one everything is pinned now."""
     from bundler.core.specs.lock import LOCK_LIMIT, Lock
     from bundler.planning.plan import plan_lock
     from bundler.storage.bounded_read import read_named
 
     data = read_named(source, LOCK_LIMIT)
-    if data.lstrip()[:1] == b"{" and source.suffix == ".json":
-        lock = Lock.parse(data, where=str(source))
-    else:
-        lock = lock_of_spec(source, data, output)
-    return plan_lock(lock, out or Path(f"{lock.name}-{lock.serial}"), overhead=overhead)
+    parsed = Lock.parse(data, where=str(source)) if is_lock(source) else None
+    lock = parsed or lock_of_spec(source, data, output)
+    return plan_lock(lock, out or Path(f"{lock.name}-{lock.serial}"), overhead=overhead, node=node)
 
 
 def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
@@ -131,7 +176,7 @@ def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:
     return make_lock(spec, data, source.resolve().parent, say=output.say)
 
 
-def formula_plan(source: Path, config: Path, overhead: int | None) -> Plan:
+def formula_plan(source: Path, config: Path, overhead: int | None, node: NodeSpec | None) -> Plan:
     """The fit of a spec's launch profiles from a model's configuration alone."""
     from bundler.content.published_json import parse_published_json
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
@@ -144,7 +189,7 @@ def formula_plan(source: Path, config: Path, overhead: int | None) -> Plan:
     value = parse_published_json(data, limit=CONFIG_LIMIT, where=str(config)).value
     formats = {model.identifier: model.format for model in spec.models}
     members = value if isinstance(value, dict) else {}
-    return plan_formula(spec.launch, spec.engines, formats, members, spec.node, overhead=overhead)
+    return plan_formula(spec.launch, spec.engines, formats, members, node or spec.node, overhead=overhead)
 
 
 def report(plan: Plan, data: dict[str, Any]) -> Report:

@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from bundler.sizing.memory import Fit
 
 
-VERDICTS = {
-    "fits": "fits",
-    "shorter": "fits only with less context",
-    "no": "does not fit",
-    "context-unknown": "weights and overhead fit; context not known",
-}
-
-
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows as aligned lines; the first row is the head, the first column is left-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -65,6 +57,9 @@ def _launch_lines(launch: LaunchPlan) -> Iterator[str]:
     yield f"{name}: {launch.model}, {format_bytes(launch.weights)} of weights {how}"
     if launch.fit is not None:
         yield from (f"  {line}" for line in _fit_lines(launch.fit))
+    if launch.idle:
+        yield f"  idle:       {launch.idle} GPUs"
+    yield f"  verdict:    {launch.verdict}"
     if launch.nodes:
         yield "  memory would also do on:"
         yield from (f"    {_node_text(node)}" for node in launch.nodes)
@@ -77,7 +72,6 @@ def _fit_lines(fit: Fit) -> Iterator[str]:
     yield f"overhead:   {format_bytes(fit.overhead)} (--overhead)"
     yield f"may take:   {format_bytes(fit.budget)}"
     yield f"KV cache:   {_cache_text(fit)}"
-    yield f"verdict:    {VERDICTS[fit.verdict]}"
 
 
 def _cache_text(fit: Fit) -> str:
@@ -109,6 +103,8 @@ def plan_data(plan: Plan) -> dict[str, Any]:
                 "model": launch.model,
                 "weights": launch.weights,
                 "byFormula": launch.formula,
+                "verdict": launch.verdict,
+                "idleGpus": launch.idle,
                 "fit": launch.fit.to_json() if launch.fit else None,
                 "nodesThatWouldDo": [node.to_json() for node in launch.nodes],
             }

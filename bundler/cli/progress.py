@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from bundler.cli.output import printable, talk
+from bundler.cli.output import is_quiet, printable, talk
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.units import format_bytes, format_seconds
 
@@ -20,7 +20,7 @@ LINE_EVERY_SECONDS = 10.0
 
 def make_progress(*, wanted: bool = True) -> Progress:
     """The progress that fits stderr."""
-    if not wanted:
+    if not wanted or is_quiet():
         return SilentProgress()
     return BarProgress() if can_draw(sys.stderr) else LineProgress()
 

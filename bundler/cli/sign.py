@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ def command(
     for path in signed.written:
         output.data(path)
     output.say("signed " + " ".join(f"{name} {value}" for name, value in facts.items()))
+    output.say("next: carry the bundle in; there, with the perimeter's own policy:")
+    output.say(f"  sealift verify {shlex.quote(str(bundle))} --policy POLICY")
     return output.emit(_report(signed, facts))
 
 

@@ -54,6 +54,20 @@ class LaunchPlan:
     """None when no node is stated."""
     nodes: tuple[Fit, ...]
     findings: tuple[Finding, ...] = ()
+    idle: int = 0
+    """GPUs of the node that this launch leaves without work."""
+
+    @property
+    def verdict(self) -> str:
+        """One word: `fits`, `shorter` (with less context than wanted), `no` or `unknown`.
+
+        No good word stands beside an error: a launch that the engine would refuse does not fit.
+        """
+        found = self.fit.verdict if self.fit is not None else "context-unknown"
+        errors = {item.reference for item in self.findings if item.severity == "error"}
+        if errors - {"does-not-fit"}:
+            return "no"
+        return "unknown" if found == "context-unknown" else found
 
 
 def judge(
@@ -72,6 +86,9 @@ def _launch(candidate: Candidate, node: NodeSpec | None, overhead: int | None) -
     found, findings = (_fit_ram if on_cpu else _fit_gpus)(candidate, demand, node)
     findings = [*candidate.findings, *findings, *_context_findings(candidate)]
     nodes = () if on_cpu else nodes_that_would_do(demand)
+    idle = _idle_gpus(candidate, found, node)
+    if idle and node is not None and found is not None:
+        findings.append(_gpus_idle(candidate, found.layout, node, idle))
     if found is not None and found.verdict in ("no", "shorter"):
         findings.append(_does_not_fit(candidate, found, nodes, demand))
     return LaunchPlan(
@@ -82,6 +99,7 @@ def _launch(candidate: Candidate, node: NodeSpec | None, overhead: int | None) -
         fit=found,
         nodes=nodes,
         findings=tuple(findings),
+        idle=idle,
     )
 
 
@@ -143,7 +161,7 @@ def _count_findings(candidate: Candidate, layout: Layout, node: NodeSpec) -> lis
             candidate,
             f"at most {node.count}",
             f"{layout.gpus}: tensor parallel {layout.tensor} x pipeline {layout.pipeline}",
-            "lower tensorParallel, or state the node that will serve",
+            _whole_node(candidate, node.count),
         )
     ]
 
@@ -154,7 +172,43 @@ def _heads_findings(candidate: Candidate, layout: Layout) -> list[Finding]:
         return []
     what = "tensor parallelism must divide the model's attention heads"
     expected, found = f"a divisor of {shape.heads}", str(layout.tensor)
-    return [_policy("tensor-parallel", what, candidate, expected, found, "lower tensorParallel")]
+    divisor = _tensor_sizes(shape, layout.tensor)[-1]
+    return [_policy("tensor-parallel", what, candidate, expected, found, f"tensorParallel: {divisor}")]
+
+
+def _tensor_sizes(shape: ModelShape | None, most: int) -> list[int]:
+    """What `tensorParallel` may be, at most `most`: powers of two that divide the attention heads."""
+    sizes = [1 << bits for bits in range(max(most, 1).bit_length())]
+    return [size for size in sizes if shape is None or shape.heads % size == 0]
+
+
+def _whole_node(candidate: Candidate, count: int) -> str:
+    """Members of a launch profile that use exactly `count` GPUs, such that the spec takes them."""
+    tensor = [size for size in _tensor_sizes(candidate.shape, min(count, 8)) if count % size == 0][-1]
+    flag = {"vllm": "--pipeline-parallel-size", "sglang": "--pp-size"}.get(candidate.engine)
+    stages = count // tensor
+    if stages == 1:
+        return f"tensorParallel: {tensor}"
+    return f'tensorParallel: {tensor}, arguments: ["{flag or "--pipeline-parallel-size"}", "{stages}"]'
+
+
+def _idle_gpus(candidate: Candidate, found: Fit | None, node: NodeSpec | None) -> int:
+    if found is None or node is None or candidate.profile is None or candidate.accelerator == "cpu":
+        return 0
+    return max(0, node.count - found.layout.gpus)
+
+
+def _gpus_idle(candidate: Candidate, layout: Layout, node: NodeSpec, idle: int) -> Finding:
+    return Finding(
+        reference="gpus-idle",
+        what=f"{idle} of {node.count} GPUs are left without work",
+        where=_where(candidate),
+        expected=f"a launch over {node.count} GPUs",
+        found=f"{layout.gpus}: tensor parallel {layout.tensor} x pipeline {layout.pipeline}",
+        hint=f"{_whole_node(candidate, node.count)}; or serve from several such launches side by side",
+        severity="warning",
+        exit_code=ExitCode.PASSED,
+    )
 
 
 def _context_findings(candidate: Candidate) -> list[Finding]:

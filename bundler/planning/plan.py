@@ -80,20 +80,22 @@ def plan_lock(
     out: Path,
     *,
     overhead: int | None = None,
+    node: NodeSpec | None = None,
     shape_of: ShapeReader = read_shape,
 ) -> Plan:
     """The plan to build `lock` into `out`. Nothing is written.
 
-    `overhead` is bytes beside weights and KV cache, on each GPU or in main memory. Model configurations are
-    read from the unfinished or finished bundle when they are there, else from the Hub; without a network the
-    plan says what is not known. Raises IntegrityError when the Hub no longer has what is locked.
+    `node` is judged instead of the one in the lock, which stays as it is. `overhead` is bytes beside weights
+    and KV cache, on each GPU or in main memory. Model configurations are read from the unfinished or finished
+    bundle when they are there, else from the Hub; without a network the plan says what is not known. Raises
+    IntegrityError when the Hub no longer has what is locked.
     """
     fetch = plan_fetch(lock, out)
     places = (out, building_folder(out) / "bundle")
     candidates = _candidates(lock, places, shape_of)
     return Plan(
         fetch=fetch,
-        launches=judge(candidates, lock.node, overhead),
+        launches=judge(candidates, node or lock.node, overhead),
         machine_needs=tuple(
             f"{engine.requirement}: {line}"
             for engine in lock.engines

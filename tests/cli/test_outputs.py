@@ -15,6 +15,7 @@ from tests.verification.bundles import make_bundle
 
 OUTPUTS = {
     ("lock", "target"): "lock spec.yaml -o {out}",
+    ("plan", "plot"): "plan spec.yaml --config c.json --plot {out}.svg",
     ("init", "target"): "init -p demo --force -o {out}",
     ("attest new", "out"): "attest new bundle --type release -o {out}",
     ("attest new", "signed_bytes"): "attest new bundle --type release -o s.json --signed-bytes {out}",
@@ -80,10 +81,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_verb_replaces_what_is_no_file(
     option: tuple[str, str], kind: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = place / "out"
+    out = place / ("out.svg" if option[1] == "plot" else "out")
     os.mkfifo(out) if kind == "fifo" else out.symlink_to("elsewhere")
     capsys.readouterr()
-    line = OUTPUTS[option].format(out=out)
+    line = OUTPUTS[option].format(out=out.with_suffix(""))
     code = run([*line.split(), "--json"])
     report = json.loads(capsys.readouterr().out)
     assert (code, report["findings"][0]["reference"]) == (2, "output-not-regular"), report

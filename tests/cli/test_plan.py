@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -393,3 +397,128 @@ def test_the_plan_for_people_has_bytes_disks_and_the_fit(
     printed = capsys.readouterr().out
     for words in ("to fetch:", "already here", "free", "1x H200-141G (tensor parallel", "verdict:    fits"):
         assert words in printed
+
+
+# Another machine, and a picture.
+
+
+@pytest.mark.parametrize(
+    ("node", "gpus", "verdict", "references"),
+    [
+        ("8xH200", "8x H200-141G", "fits", set()),
+        ("16xH100", "8x H100-80G", "no", {"gpus-idle", "does-not-fit"}),
+        ("16 x h200", "8x H200-141G", "fits", {"gpus-idle"}),
+        ("4xH200", "8x H200-141G", "no", {"too-few-gpus"}),
+        ("8xWafer:200GB", "8x Wafer", "fits", set()),
+    ],
+)
+def test_another_node_is_judged_without_touching_the_lock(
+    node: str, gpus: str, verdict: str, references: set[str], work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_kimi(work, NodeSpec(gpu="A100", count=1))
+    (work / "model-shape").mkdir()
+    before = Path(path).read_bytes()
+    (work / "spec.yaml").write_text(template("kimi-k2-vllm"))
+    (work / "config.json").write_text(json.dumps({"text_config": {**KIMI_K2_CONFIG}}))
+    answer = planned(capsys, "spec.yaml", "--config", "config.json", "--node", node, code=None)
+    launch = answer["launches"][0]
+    assert f"{launch['fit']['gpus']}x {launch['fit']['device']}" == gpus
+    assert launch["verdict"] == verdict
+    assert {finding["reference"] for finding in answer["findings"]} == references
+    assert launch["idleGpus"] == (8 if node.startswith("16") else 0)
+    planned(capsys, path, "--node", node, code=None)
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("count", [2, 4, 12, 16, 24, 7])
+def test_the_advice_for_idle_or_missing_gpus_is_taken_by_the_spec(
+    count: int, work: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "spec.yaml").write_text(template("kimi-k2-vllm"))
+    first = planned(capsys, "spec.yaml", "--config", config, "--node", f"{count}xB300", code=None)
+    hints = [f["hint"] for f in first["findings"] if f["reference"] in ("gpus-idle", "too-few-gpus")]
+    assert len(hints) == 1
+    advice = hints[0].partition(";")[0]
+    tensor = int(advice.partition("tensorParallel: ")[2].partition(",")[0])
+    more = json.loads(advice.partition("arguments: ")[2] or "[]")
+    text = template("kimi-k2-vllm").replace("tensorParallel: 8", f"tensorParallel: {tensor}")
+    words = json.dumps(["--mm-encoder-tp-mode", "data", *more])
+    assert '["--mm-encoder-tp-mode", "data"]' in text
+    (work / "spec.yaml").write_text(text.replace('["--mm-encoder-tp-mode", "data"]', words))
+    again = planned(capsys, "spec.yaml", "--config", config, "--node", f"{count}xB300", code=None)
+    assert again["launches"][0]["idleGpus"] == 0
+    assert again["launches"][0]["fit"]["gpus"] == count
+    assert not {"gpus-idle", "too-few-gpus", "tensor-parallel"} & {f["reference"] for f in again["findings"]}
+
+
+@pytest.mark.parametrize("node", ["nonsense", "0xH100", "-1xH100", "H100", "5000xH100", "8x", "x8", ""])
+def test_what_names_no_machine_is_refused(node: str, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_kimi(work, H200)
+    answer = planned(capsys, path, "--node", node, code=2)
+    assert answer["findings"][0]["reference"] == "bad-node"
+
+
+def test_no_good_verdict_is_printed_beside_an_error(
+    work: Path, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (work / "spec.yaml").write_text(template("kimi-k2-vllm").replace("262144", "524288"))
+    assert run(["plan", "spec.yaml", "--config", config, "--node", "8xMI300X"]) == 12
+    printed, said = capsys.readouterr()
+    assert "error: context-too-long" in said
+    assert "  verdict:    no\n" in printed
+    assert printed.rstrip().endswith("verdict: failed")
+
+
+def test_a_plan_that_passes_names_the_next_command(
+    hub: LoopbackHub, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    locked(work)
+    assert run(["plan", "spec.lock.json", "--to", "out"]) == 0
+    assert "next: sealift build spec.yaml -o out" in capsys.readouterr().err
+
+
+def matplotlib_is_here() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed: scripts/environment dev")
+
+
+def drawn(work: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """`sealift plan --plot` as a process: the library warns about what is not ours."""
+    words = [sys.executable, "-m", "bundler", "plan", *more, "--plot", name]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_picture_shows_memory_disks_and_the_cost_of_context(work: Path, config: str) -> None:
+    matplotlib_is_here()
+    (work / "spec.yaml").write_text(template("kimi-k2-vllm"))
+    done = drawn(work, "plan.svg", "spec.yaml", "--config", config)
+    assert done.returncode == 0, done.stderr
+    text = (work / "plan.svg").read_text()
+    for words in ("weights 74.3 GB", "overhead 11.2 GB", "KV cache 18.4 GB", "wanted: 262,144", "tokens"):
+        assert words in text
+    assert drawn(work, "again.svg", "spec.yaml", "--config", config).returncode == 0
+    assert (work / "again.svg").read_text() == text
+    path = write_kimi(work, H200)
+    assert drawn(work, "plan.png", path).returncode in (0, 4)
+    assert (work / "plan.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_a_picture_of_another_form_is_refused_before_anything_is_planned(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_kimi(work, H200)
+    answer = planned(capsys, path, "--plot", "plan.pdf", code=2)
+    assert answer["findings"][0]["reference"] == "picture-format"
+
+
+def test_without_the_library_the_command_that_installs_it_is_named(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    answer = planned(capsys, write_kimi(work, H200), "--plot", "plan.svg", code=4)
+    finding = answer["findings"][0]
+    assert (finding["reference"], finding["hint"]) == (
+        "no-matplotlib",
+        "python -m pip install 'sealift[plot]'",
+    )

@@ -75,7 +75,10 @@ def test_tensor_parallelism_that_does_not_divide_the_heads_is_refused(tmp_path: 
 
 def test_a_plan_without_network_passes_with_a_warning_when_the_weights_fit(tmp_path: Path) -> None:
     plan = plan_lock(lock(model("m.safetensors"), H100), tmp_path / "out", shape_of=no_network)
-    assert [(one.reference, one.severity) for one in plan.findings] == [("context-not-known", "warning")]
+    assert [(one.reference, one.severity) for one in plan.findings] == [
+        ("context-not-known", "warning"),
+        ("gpus-idle", "warning"),
+    ]
     assert plan.findings[0].found == "unreachable: the server cannot be reached"
     assert plan.exit_code is ExitCode.PASSED
 
@@ -91,7 +94,7 @@ def test_a_gpu_of_unknown_kind_is_judged_by_its_stated_memory(tmp_path: Path) ->
 def test_the_fit_decides_when_neither_disk_nor_node_will_do(tmp_path: Path) -> None:
     huge = lock(model("m.safetensors", size=10**15), H100)
     plan = plan_lock(huge, tmp_path / "out", shape_of=shape)
-    assert {finding.reference for finding in plan.findings} == {"no-space", "does-not-fit"}
+    assert {finding.reference for finding in plan.findings} == {"no-space", "does-not-fit", "gpus-idle"}
     assert plan.exit_code is ExitCode.POLICY
     assert list(tmp_path.iterdir()) == []
 
