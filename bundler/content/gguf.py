@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple, NoReturn
@@ -181,7 +181,8 @@ class GgufHeader:
 class _Reader:
     """A window on the file that moves forward; every read is bounded by the file and by `HEADER_LIMIT`."""
 
-    fd: int
+    read: Callable[[int, int], bytes]
+    """Bytes of the file: a count, and the position of the first."""
     size: int
     where: str
     position: int = 0
@@ -193,7 +194,7 @@ class _Reader:
         self.require(count, what)
         begin = self.position - self.window_start
         if begin + count > len(self.window):
-            self.window = os.pread(self.fd, max(count, _BLOCK), self.position)
+            self.window = self.read(max(count, _BLOCK), self.position)
             self.window_start, begin = self.position, 0
         piece = self.window[begin : begin + count]
         if len(piece) < count:
@@ -241,7 +242,18 @@ def read_header(fd: int, *, where: str) -> GgufHeader:
     Raises MalformedError: `gguf-truncated`, `gguf-magic`, `gguf-version`, `gguf-header`, `gguf-duplicate`,
     `gguf-tensor`.
     """
-    reader = _Reader(fd, os.fstat(fd).st_size, where)
+    return _read(_Reader(lambda count, at: os.pread(fd, count, at), os.fstat(fd).st_size, where))
+
+
+def parse_header(beginning: bytes, size: int, *, where: str) -> GgufHeader:
+    """The header in the first bytes of a file of `size` bytes, as `read_header` reads it from the file.
+
+    `beginning` holds the whole header, or it is refused as cut off.
+    """
+    return _read(_Reader(lambda count, at: beginning[at : at + count], size, where))
+
+
+def _read(reader: _Reader) -> GgufHeader:
     version = _version(reader)
     tensor_count = _count(reader, MAX_TENSORS, "tensors")
     key_count = _count(reader, MAX_KEYS, "metadata keys")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from bundler.content.findings import FETCH_AGAIN, malformed
@@ -18,8 +18,8 @@ from bundler.errors import Finding, MalformedError
 from bundler.storage.bounded_read import read_exactly
 
 LENGTH_BYTES = 8
-HEADER_LIMIT = 25_000_000
-"""Bytes of JSON; the Hub's own client stops at the same size. A K2 shard has about 300,000."""
+HEADER_LIMIT = 100_000_000
+"""Bytes of JSON; the library stops at the same size. A K2 shard has about 300,000."""
 ENTRY_MEMBERS = frozenset({"dtype", "shape", "data_offsets"})
 DTYPE_BITS: Mapping[str, int] = {
     "BOOL": 8,
@@ -94,17 +94,27 @@ def read_header(fd: int, *, where: str, limit: int = HEADER_LIMIT) -> Safetensor
     """
     size = os.fstat(fd).st_size
     length = _header_length(read_exactly(fd, LENGTH_BYTES, 0), size, where, limit)
-    entries = _parse_json(read_exactly(fd, length, LENGTH_BYTES), where)
+    header = _parse(read_exactly(fd, length, LENGTH_BYTES), size, where)
+    return replace(header, hole=first_hole(fd, LENGTH_BYTES + length, size))
+
+
+def parse_header(beginning: bytes, size: int, *, where: str, limit: int = HEADER_LIMIT) -> SafetensorsHeader:
+    """The header in the first bytes of a file of `size` bytes, as `read_header` reads it from the file.
+
+    `beginning` holds the whole header. Raises MalformedError as `read_header` does.
+    """
+    length = _header_length(beginning[:LENGTH_BYTES], size, where, limit)
+    return _parse(beginning[LENGTH_BYTES : LENGTH_BYTES + length], size, where)
+
+
+def _parse(text: bytes, size: int, where: str) -> SafetensorsHeader:
+    entries = _parse_json(text, where)
     metadata = _metadata(entries.pop("__metadata__", {}), where)
     tensors = _tensors(entries, where)
-    data_start = LENGTH_BYTES + length
-    _check_layout(tensors, size - data_start, where)
+    data_bytes = size - LENGTH_BYTES - len(text)
+    _check_layout(tensors, data_bytes, where)
     return SafetensorsHeader(
-        tensors=tensors,
-        metadata=metadata,
-        header_bytes=length,
-        data_bytes=size - data_start,
-        hole=first_hole(fd, data_start, size),
+        tensors=tensors, metadata=metadata, header_bytes=len(text), data_bytes=data_bytes
     )
 
 

@@ -201,6 +201,19 @@ def _tensors_twice(folder: str, headers: Mapping[str, SafetensorsHeader]) -> lis
     return findings
 
 
+def numbering_findings(paths: Iterable[str]) -> list[Finding]:
+    """Gaps in the numbers of shards, folder by folder, for folders without an index that engines open."""
+    by_folder: dict[str, list[str]] = {}
+    for path in paths:
+        by_folder.setdefault(_folder(path), []).append(_name(path))
+    return [
+        finding
+        for folder, names in sorted(by_folder.items())
+        if READ_INDEXES.isdisjoint(names)
+        for finding in _numbering(folder, names, None)
+    ]
+
+
 def _numbering(folder: str, names: Iterable[str], named: set[str] | None) -> list[Finding]:
     """Shards named `X-n-of-m`: numbers without a gap or a double, from 0 or 1.
 

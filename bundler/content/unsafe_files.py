@@ -51,6 +51,15 @@ def unsafe_finding(folder: Path, path: str, *, waived: bool) -> Finding | None:
     return _pickle(path, kind, waived) if kind else None
 
 
+def unsafe_name_finding(path: str, *, waived: bool) -> Finding | None:
+    """What the name of `path` alone tells, as `unsafe_finding` would of the file."""
+    native = native_kind(path, b"")
+    if native:
+        return _native(path, native)
+    kind = pickle_kind(path, b"")
+    return _pickle(path, kind, waived) if kind else None
+
+
 def native_kind(path: str, head: bytes) -> str:
     """How `path` shows itself as compiled code, in words; empty when it does not."""
     name = path.rsplit("/", 1)[-1].lower()
