@@ -43,7 +43,7 @@ from bundler.sources.reuse import ReusableFiles
 from bundler.storage.atomic import rename_directory
 from bundler.storage.disk_space import free_bytes
 from bundler.storage.payload import PayloadStore
-from bundler.storage.private_folder import require_own_folder
+from bundler.storage.private_folder import require_own_folder, share_tree
 from bundler.verification.pyz import build_verify_pyz
 
 _DONE = ".done"
@@ -131,6 +131,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
             raise SealiftError.of(errors)
         contents = replace(contents, signatures=signatures.standings)
         manifest = _seal(request, store, contents, planned)
+        share_tree(work / "bundle")
         # Both under the store's guard: another build of this output must find the old name or the new one.
         rename_directory(work / "bundle", request.out)
         done = _put_aside(work)

@@ -44,6 +44,7 @@ from bundler.storage.private_folder import (
     private_folder,
     require_safe_place,
     require_safe_tree,
+    share_tree,
 )
 
 LOCK_TRIES = 100
@@ -418,7 +419,7 @@ def _build(plan: _Plan, place: Path, uv: Path, python: host.HostPython) -> None:
     shutil.rmtree(private)
     _check_versions(plan.lock, place)
     (place / MARKER).write_bytes(plan.marker(python))
-    _set_modes(place)
+    share_tree(place)
 
 
 def _run_uv(plan: _Plan, uv: Path, *arguments: str) -> None:
@@ -494,20 +495,6 @@ def _same(one: str | None, other: str | None) -> bool:
         return one is not None and other is not None and Version(one) == Version(other)
     except InvalidVersion:
         return one == other
-
-
-def _set_modes(place: Path) -> None:
-    """Everybody may read and enter the environment, only its owner write: whatever the umask was."""
-    for folder, names, files in os.walk(place):
-        for path in (Path(folder), *(Path(folder) / name for name in files)):
-            mode = path.lstat().st_mode
-            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-                executable = stat.S_ISDIR(mode) or mode & stat.S_IXUSR
-                path.chmod(0o755 if executable else 0o644)
-        # A folder whose mode the umask took can only be entered once it has one again.
-        for name in names:
-            if not (Path(folder) / name).is_symlink():
-                (Path(folder) / name).chmod(0o755)
 
 
 def _replace(place: Path, to: Path) -> None:

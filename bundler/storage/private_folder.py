@@ -106,6 +106,27 @@ def require_safe_place(folder: Path) -> list[Path]:
     return missing
 
 
+def share_tree(folder: Path) -> None:
+    """Let everybody read and enter a finished folder, and only its owner write: whatever the umask was.
+
+    A file system that keeps no modes (FAT) is left as it is. The folder must be ours alone meanwhile.
+    """
+    _set_mode(folder, SHARED)
+    for parent, names, files in os.walk(folder):
+        # Folders first: one whose mode the umask took can only be entered once it has one again.
+        for name in (*names, *files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+                _set_mode(path, SHARED if stat.S_ISDIR(mode) or mode & stat.S_IXUSR else 0o644)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.lstat().st_mode) != mode:
+        with contextlib.suppress(PermissionError):
+            path.chmod(mode)
+
+
 def require_own_folder(folder: Path) -> None:
     """Refuse a folder that is a link, or belongs to another user than us or root. Modes do not count.
 

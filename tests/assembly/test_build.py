@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -101,6 +102,30 @@ def test_two_builds_of_one_lock_are_byte_identical(folder: Path) -> None:
     names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(two) for path in two.rglob("*") if path.is_file())
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+def test_modes_of_a_bundle_do_not_depend_on_the_umask(folder: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        run(request(folder))
+    finally:
+        os.umask(before)
+    paths = [folder / "bundle", *(folder / "bundle").rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o755}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o644}
+
+
+def test_an_unfinished_bundle_that_another_user_began_is_not_continued(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = request(folder)
+    building_folder(asked.out).mkdir()
+    monkeypatch.setattr("bundler.storage.private_folder._trusted_owners", lambda itself: {4242})
+    with pytest.raises(MachineError) as caught:
+        run(asked)
+    assert caught.value.reference == "work-folder-open"
+    assert list(building_folder(asked.out).iterdir()) == []
 
 
 def test_building_what_is_sealed_already_changes_nothing(folder: Path) -> None:
