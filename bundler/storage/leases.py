@@ -39,6 +39,7 @@ _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "9p", "ceph", "lustre"
 HELD, WRITER = "held", "writer"
 FOREIGN = "this user does not own"
 UNSUPPORTED = "the file system keeps no leases on"
+UNOPENED = "it was not possible to open"
 
 
 class Leases:
@@ -64,7 +65,8 @@ class Leases:
         """Take a lease on every file below the descriptor `root`; findings for those that someone writes.
 
         As many as this process may have open are held until `close`; further ones are only looked at, now
-        and in `findings`. A file that is gone or cannot be opened is left to the reader of its bytes.
+        and in `findings`. A file that is gone or cannot be opened is reported by the reader of
+        its bytes; here it counts as not checked.
         """
         room = self._make_room(len(stamps))
         remote = _is_remote(root)
@@ -123,6 +125,8 @@ class Leases:
         try:
             descriptor = open_file(root, path)
         except (OSError, SealiftError):
+            with self._guard:
+                self._not_checked[UNOPENED] += 1
             return
         outcome = lease(descriptor)
         if outcome == WRITER and remote:

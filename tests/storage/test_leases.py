@@ -148,3 +148,11 @@ def test_a_servers_refusal_says_nothing_about_writers(folder: Path, monkeypatch:
     with (folder / "a").open("r+b"), rooted(folder) as (root, stamps), Leases() as leases:
         assert leases.take(root, stamps) == []
         assert "1 files" in leases.not_checked()[0]
+
+
+def test_a_file_that_cannot_be_opened_counts_as_not_checked(folder: Path) -> None:
+    with rooted(folder) as (root, stamps), Leases() as leases:
+        (folder / "b").unlink()
+        assert leases.take(root, stamps) == []
+        (text,) = leases.not_checked()
+        assert text.endswith("it was not possible to open 1 files")
