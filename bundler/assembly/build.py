@@ -30,6 +30,8 @@ from bundler.assembly.upstream import assess
 from bundler.assembly.upstream_findings import no_such_evidence
 from bundler.content.model import check_model
 from bundler.content.oci import check_layout
+from bundler.content.second_opinion import library_findings
+from bundler.content.shards import SHARD_SUFFIX
 from bundler.content.wheels.wheel import check_wheels, metadata_text
 from bundler.core import layout
 from bundler.core.manifest import MANIFEST_NAME, Manifest
@@ -267,6 +269,8 @@ def _check_model(model: LockedModel, root: Path, findings: list[Finding]) -> Mod
         label=model.snapshot,
     )
     findings += content.findings
+    shards = [item.path for item in model.files if item.path.lower().endswith(SHARD_SUFFIX)]
+    findings += library_findings(root / model.snapshot, shards, label=model.snapshot)
     return ModelFacts(executable=tuple(content.executable), facts=content.facts)
 
 
