@@ -96,7 +96,7 @@ def _library_reads(folder: Path, paths: Sequence[str]) -> list[dict[str, Any]]:
             "the safetensors library could not be asked about the weights",
             where="safetensors",
             expected="an answer for each file",
-            found=done.stderr[-300:].decode("utf-8", "replace"),
+            found=done.stderr.decode("utf-8", "replace"),
             hint=f"`{sys.executable} -m pip install safetensors` and run the command again",
         )
     return [json.loads(line) for line in lines]
