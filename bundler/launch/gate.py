@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,8 +72,10 @@ def admit(
     )
     if result.verified is None:
         return replace(result.report, verb="launch")
-    plan = prepare(result.verified, request)
-    notes = [writable_note(result.verified), *(f"not checked: {text}" for text in leases.not_checked())]
+    # The last look happens in the engine's own folder, where a relative path means something else.
+    verified = replace(result.verified, root=Path(os.path.abspath(bundle)))  # noqa: PTH100 - links stay
+    plan = prepare(verified, request)
+    notes = [writable_note(verified), *(f"not checked: {text}" for text in leases.not_checked())]
     plan = replace(plan, notes=(*plan.notes, *filter(None, notes)))
     report = Report(verb="launch", findings=result.report.findings, data=plan.to_json())
-    return Admitted(verified=result.verified, plan=plan, report=report, leases=leases)
+    return Admitted(verified=verified, plan=plan, report=report, leases=leases)

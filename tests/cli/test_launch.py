@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import bundler
 from tests.launch.profiles import MODEL, install, launch_member
 from tests.launch.test_launch import free_port
 from tests.verification.bundles import TestBundle, make_bundle
@@ -232,3 +233,16 @@ def test_launches_at_the_same_time_all_start(bundle: TestBundle, work: Path) -> 
         ]
         said = [process.communicate(timeout=120)[1] for process in begun]
         assert [process.returncode for process in begun] == [0] * 6, said
+
+
+def test_a_relative_path_of_the_bundle_starts_its_engine(bundle: TestBundle, work: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "bundler", "launch", "bundle", "--profile", "default", "--env", "env"),
+        *("--policy", "policy.json", "--state", "state/state.json", "--work", str(work)),
+    ]
+    search = {**os.environ, "PYTHONPATH": str(Path(bundler.__file__).parents[1])}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=bundle.root.parent, env=search, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert ran(bundle)
