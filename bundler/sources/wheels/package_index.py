@@ -120,6 +120,11 @@ class PackageIndex:
         self._parsing = threading.Lock()
         self._pages: dict[str, _Remembered] = {}
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder or page of this machine."""
+        return self._url.startswith("file:")
+
     def files(self, project: str, *, patient: bool = True) -> tuple[IndexFile, ...]:
         """All files of `project`, in the order of the index; none when it does not know the project.
 

@@ -9,8 +9,10 @@ no digest, uv fetches it and the lock has the digest of what came: from then on 
 from __future__ import annotations
 
 import datetime
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -42,7 +44,7 @@ from bundler.sources.wheels.package_index import (
     sizes_of,
 )
 from bundler.sources.wheels.refusals import Question, explain
-from bundler.sources.wheels.uv import THROW_AWAY_NAME, UvFailure, compile_project
+from bundler.sources.wheels.uv import THROW_AWAY_NAME, Compilation, UvFailure
 from bundler.storage.private_folder import private_folder
 
 
@@ -66,32 +68,81 @@ class Resolution:
     def wheels(self) -> list[Selected]:
         """Everything to install, sorted by project. Raises as `wheels.resolve_engine` does."""
         pinned = {pin.project: pin for pin in map(self._pin, self.question.overrides) if pin is not None}
-        text = self._compile(pinned)
-        found = list(select(text, self.target, where=self.question.where))
+        found = self._resolved(pinned)
         findings: list[Finding] = []
         rows = [row for row in (self._row(*pair, pinned, findings) for pair in found) if row is not None]
         if findings:
             raise PolicyError.of(findings)
         return self._with_sizes(sorted(rows, key=lambda row: row.name.project))
 
-    def _compile(self, pinned: Mapping[str, Pin]) -> str:
+    def _resolved(self, pinned: Mapping[str, Pin]) -> list[tuple[Package, object]]:
+        """What uv installs, each project of `sources` from its own index, and none that nothing asks for.
+
+        uv looks at `sources` for direct requirements only, and a direct requirement is always installed. So a
+        project becomes one only after it was seen to be needed: among what a first answer installs, or named
+        where that failed. One that nothing asks for any more, once the others come from their own index, is
+        taken back; a project is taken back once, so this ends.
+        """
+        routed: set[str] = set()
+        taken_back: set[str] = set()
+        while True:
+            found, failure = self._attempt(pinned, routed)
+            seen = {package.name for package, _ in found} if failure is None else _named(failure.whole)
+            needed = (seen & self._routable()) - routed
+            if needed:
+                routed |= needed
+                continue
+            if failure is not None:
+                explain(failure, self.question, self.target, self.indexes)
+            unneeded = self._unneeded(pinned, routed) - taken_back
+            if not unneeded:
+                return found
+            routed -= unneeded
+            taken_back |= unneeded
+
+    def _attempt(
+        self, pinned: Mapping[str, Pin], routed: set[str]
+    ) -> tuple[list[tuple[Package, object]], UvFailure | None]:
+        with self._compilation(pinned, routed) as compilation:
+            try:
+                text = compilation.lock()
+            except UvFailure as failure:
+                return [], failure
+        return select(text, self.target, where=self.question.where), None
+
+    def _routable(self) -> set[str]:
+        """Projects of `sources` that no requirement and no override names: those have their index already."""
+        asked = (*self.question.requirements, *self.question.overrides)
+        named = {canonicalize_name(Requirement(text).name) for text in asked}
+        return {str(project) for project in self.indexes.sources} - named
+
+    def _unneeded(self, pinned: Mapping[str, Pin], routed: set[str]) -> set[str]:
+        """Those of `routed` that nothing asks for but we."""
+        if not routed:
+            return set()
+        with self._compilation(pinned, routed) as compilation:
+            required_by = compilation.required_by()
+        reached = {canonicalize_name(Requirement(text).name) for text in self.question.requirements}
+        while more := {name for name, asking in required_by.items() if asking & reached} - reached:
+            reached |= {canonicalize_name(name) for name in more}
+        return routed - reached
+
+    @contextmanager
+    def _compilation(self, pinned: Mapping[str, Pin], routed: set[str]) -> Iterator[Compilation]:
         overrides = [self._override_line(text, pinned) for text in self.question.overrides]
         with private_folder("sealift-resolve-") as folder:
-            (folder / "pyproject.toml").write_text(self._project(), "utf-8")
+            (folder / "pyproject.toml").write_text(self._project(routed), "utf-8")
             (folder / "overrides.txt").write_text("".join(f"{line}\n" for line in overrides), "utf-8")
-            try:
-                return compile_project(
-                    folder,
-                    self.target,
-                    index=self.indexes.default_url(),
-                    exclude_newer=end_of_day(self.question.exclude_newer),
-                    not_excluded=self._without_upload_times(),
-                    environ=self.indexes.environ,
-                )
-            except UvFailure as failure:
-                explain(failure, self.question, self.target, self.indexes)
+            yield Compilation(
+                folder=folder,
+                target=self.target,
+                index=self.indexes.default_url(),
+                exclude_newer=end_of_day(self.question.exclude_newer),
+                not_excluded=self._without_upload_times(),
+                environ=self.indexes.environ,
+            )
 
-    def _project(self) -> str:
+    def _project(self, routed: set[str]) -> str:
         """The throw-away project: static metadata, so that uv has nothing to build."""
         used = set(self.indexes.sources.values())
         indexes = [self._uv_index(item) for item in self.indexes.specs if item.name in used]
@@ -100,15 +151,9 @@ class Resolution:
             "name": THROW_AWAY_NAME,
             "version": "0",
             "requires-python": f">={self.target.python}",
-            "dependencies": self._dependencies(),
+            "dependencies": [*self.question.requirements, *sorted(routed)],
         }
         return tomli_w.dumps({"project": project, "tool": {"uv": {"index": indexes, "sources": sources}}})
-
-    def _dependencies(self) -> list[str]:
-        """What is asked for. uv applies sources to direct requirements only, so those projects are such."""
-        asked = list(self.question.requirements)
-        named = {canonicalize_name(Requirement(text).name) for text in (*asked, *self.question.overrides)}
-        return asked + sorted(self.indexes.sources.keys() - named)
 
     def _uv_index(self, spec: IndexSpec) -> dict[str, Any]:
         index: dict[str, Any] = {"name": spec.name, "url": self.indexes.url(spec), "explicit": True}
@@ -188,6 +233,9 @@ class Resolution:
             raise _bad_answer(where, f"a wheel for {self.target}", filename)
         index = self.indexes.of(package.name)
         address = chosen.url or Path(chosen.path or "").absolute().as_uri()
+        # uv follows such a link, and the lock would hold a file of the release engineer's own machine.
+        if address.startswith("file:") and not index.is_local:
+            raise _bad_answer(where, "an address on the web", "a link to a file of this machine")
         locked = LockedWheel(
             name=package.name,
             version=str(name.version),
@@ -225,6 +273,14 @@ class Pin:
         fragment = f"#sha256={self.file.sha256}" if self.file.sha256 else ""
         marker = f" ; {self.requirement.marker}" if self.requirement.marker else ""
         return f"{self.project}{extras} @ {self.file.url}{fragment}{marker}"
+
+
+def _named(text: str) -> set[str]:
+    """Every word of uv's explanation that could be a project, normalised."""
+    return {
+        str(canonicalize_name(word))
+        for word in re.findall(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", text)
+    }
 
 
 def end_of_day(day: datetime.date | None) -> str | None:

@@ -12,7 +12,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from bundler.core.specs.target import Target
 from bundler.errors import MachineError, MalformedError
@@ -95,33 +98,66 @@ class UvFailure(Exception):
         self.whole = whole
 
 
-def compile_project(
-    folder: Path,
-    target: Target,
-    *,
-    index: str,
-    exclude_newer: str | None,
-    not_excluded: Sequence[str],
-    environ: Mapping[str, str],
-) -> str:
-    """The text of the `pylock.toml` for the project in `folder`, resolved for `target`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compilation:
+    """A throw-away project in `folder` (`pyproject.toml`, `overrides.txt`), to be resolved for `target`.
 
-    Only wheels: uv builds nothing and runs nothing but this Python, to ask its version. `folder` holds
-    `pyproject.toml` and `overrides.txt`. `not_excluded` are projects that `exclude_newer` does not concern.
-    Raises UvFailure.
+    Only wheels: uv builds nothing and runs nothing but this Python, to ask its version. `not_excluded` are
+    projects that `exclude_newer` does not concern.
     """
-    lock = folder / "pylock.toml"
-    arguments = ["pip", "compile", "pyproject.toml", "--no-config", "--format", "pylock.toml"]
-    arguments += ["--output-file", lock.name, "--overrides", "overrides.txt", "--no-header", "--no-annotate"]
-    arguments += ["--python", sys.executable, "--no-python-downloads", "--only-binary", ":all:"]
-    arguments += ["--python-version", target.python, "--python-platform", target.uv_platform]
-    arguments += ["--default-index", index, "--no-progress", "--color", "never", "--quiet"]
-    if exclude_newer is not None:
-        arguments += ["--exclude-newer", exclude_newer]
-        for project in not_excluded:
-            arguments += ["--exclude-newer-package", f"{project}=false"]
-    run_uv(arguments, folder, resolver_environment(environ))
-    return lock.read_text("utf-8")
+
+    folder: Path
+    target: Target
+    index: str
+    exclude_newer: str | None
+    not_excluded: Sequence[str]
+    environ: Mapping[str, str] = field(repr=False)
+
+    def lock(self) -> str:
+        """The text of its `pylock.toml`. Raises UvFailure."""
+        return self._run("pylock.toml", "pylock.toml", "--no-annotate")
+
+    def required_by(self) -> dict[str, set[str]]:
+        """Each project that is installed with those that ask for it, by normalised name. Raises UvFailure."""
+        return read_annotations(self._run("requirements.txt", "annotated.txt", "--annotation-style", "split"))
+
+    def _run(self, form: str, output: str, *more: str) -> str:
+        arguments = [
+            "pip",
+            "compile",
+            "pyproject.toml",
+            "--no-config",
+            "--format",
+            form,
+            "--output-file",
+            output,
+        ]
+        arguments += ["--overrides", "overrides.txt", "--no-header", *more]
+        arguments += ["--python", sys.executable, "--no-python-downloads", "--only-binary", ":all:"]
+        arguments += ["--python-version", self.target.python, "--python-platform", self.target.uv_platform]
+        arguments += ["--default-index", self.index, "--no-progress", "--color", "never", "--quiet"]
+        if self.exclude_newer is not None:
+            arguments += ["--exclude-newer", self.exclude_newer]
+            for project in self.not_excluded:
+                arguments += ["--exclude-newer-package", f"{project}=false"]
+        run_uv(arguments, self.folder, resolver_environment(self.environ))
+        return (self.folder / output).read_text("utf-8")
+
+
+def read_annotations(text: str) -> dict[str, set[str]]:
+    """Who asks for each project, from the `# via` comments of uv's `requirements.txt`."""
+    found: dict[str, set[str]] = {}
+    asking: set[str] = set()
+    for line in text.splitlines():
+        comment = line.strip().removeprefix("#").strip() if line.lstrip().startswith("#") else None
+        if comment is None and (match := _REQUIREMENT.match(line)):
+            asking = found.setdefault(canonicalize_name(match[0]), set())
+        elif comment and (match := _REQUIREMENT.match(comment.removeprefix("via").strip())):
+            asking.add(canonicalize_name(match[0]))
+    return found
+
+
+_REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def run_uv(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
