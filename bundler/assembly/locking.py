@@ -17,6 +17,7 @@ from bundler.core.evidence import rules_of
 from bundler.core.paths import path_set_findings
 from bundler.core.specs.lock import Lock, LockedEngine, LockedFile, LockedImage, LockedModel
 from bundler.core.specs.spec import DocumentSpec, EngineSpec, FileSpec, ImageSpec, LaunchSpec, ModelSpec, Spec
+from bundler.engines.runtime_fetches import runtime_fetch_findings
 from bundler.errors import ExitCode, Finding, MalformedError, SealiftError
 
 DocumentKind = Literal["license", "document"]
@@ -371,6 +372,9 @@ def spec_warnings(spec: Spec, lock: Lock) -> tuple[Finding, ...]:
         if engine.exclude_newer is None and wheels.get(engine.identifier, 0) > 1:
             what = "an engine without excludeNewer takes dependencies nobody tested with it"
             warnings.append(_warning("no-date", what, f"engine {engine.identifier}"))
+    for locked in lock.engines:
+        versions = {wheel.name: wheel.version for wheel in locked.wheels}
+        warnings += runtime_fetch_findings(locked.name, versions, where=f"engine {locked.id}")
     return tuple(warnings)
 
 
