@@ -21,6 +21,7 @@ FP8_DTYPES = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 REAL = frozenset({"F32", "BF16", "F16"})
 EXPONENTS = frozenset({"U8", "F8_E8M0"})
 """Scales that are powers of two: the bytes of F8_E8M0, often stored as U8."""
+_WEIGHT_ENDINGS = ("", ".weight", "_packed", ".qweight", "_blocks", ".blocks")
 SCALE_ENDINGS = ("_scale_inv", "_scale", "_scales", ".scale", ".scales", ".scale_inv", ".qscale_weight")
 WORD_BITS = 32
 PURE_SHARE = 0.99
@@ -146,16 +147,8 @@ def _is_scale(name: str, tensors: Tensors) -> bool:
     for ending in SCALE_ENDINGS:
         if name.endswith(ending):
             base = name.removesuffix(ending)
-            if (
-                not {
-                    base,
-                    f"{base}.weight",
-                    f"{base}_packed",
-                    f"{base}.qweight",
-                    f"{base}_blocks",
-                }.isdisjoint(tensors)
-                or f"{base}.blocks" in tensors
-            ):
+            # One look-up each: a set operation would walk through all tensors for every scale.
+            if any(base + part in tensors for part in _WEIGHT_ENDINGS):
                 return True
     return False
 
