@@ -196,11 +196,10 @@ def _warn_of_missing_paper(policy: bytes) -> None:
     if context is None or context.params.get("as_json"):
         return
     digest = hashlib.sha256(policy).hexdigest()
-    Output(as_json=False).say(
-        click.style("warning:", fg="yellow", bold=True)
-        + " the state is empty, and the policy was not compared with the digest on paper.\n"
-        + f"  Compare sha256:{digest}, or begin with --trust-on-first-use DIGEST"
-    )
+    output = Output(as_json=False)
+    text = "the state is empty, and the policy was not compared with the digest on paper."
+    output.say(text, mark="warning:", fg="yellow", bold=True)
+    output.say(f"  Compare sha256:{digest}, or begin with --trust-on-first-use DIGEST")
 
 
 def _read(path: Path, limit: int, what: str) -> bytes:
