@@ -267,7 +267,7 @@ def parse_page(data: bytes, url: str, *, where: str) -> list[IndexFile]:
     Links to other schemes than http, https and (from a page on this machine) file are left out, as are
     files with a digest or size that is none. Raises MalformedError (`bad-index-page`).
     """
-    text = data.lstrip()
+    text = data.removeprefix(b"\xef\xbb\xbf").lstrip()
     try:
         found = _parse_json(text, url, where) if text.startswith(b"{") else _parse_html(text, url, where)
     except (ValueError, AssertionError) as error:
@@ -294,6 +294,8 @@ def _joined(base: str, link: object) -> str | None:
 def _parse_json(data: bytes, url: str, where: str) -> list[IndexFile]:
     value = strict_json.loads(data, limit=PAGE_LIMIT, where=where, allow_floats=True)
     files = value.get("files") if isinstance(value, dict) else None
+    if files is None and isinstance(value, dict) and "files" in value:
+        return []  # an empty list, as Go writes it
     if not isinstance(files, list) or not all(isinstance(item, dict) for item in files):
         raise _bad_page(where, "a list `files` of objects")
     return [_json_file(item, url, where) for item in files]
@@ -364,7 +366,10 @@ def _checked(files: Sequence[IndexFile], name: str) -> tuple[IndexFile, ...]:
     known: dict[str, IndexFile] = {}
     for item in files:
         first = known.setdefault(item.filename, item)
-        if first.sha256 != item.sha256:
+        # A page may list a file twice and give the digest once: the entry with the digest counts.
+        if first.sha256 is None and item.sha256 is not None:
+            known[item.filename] = item
+        elif item.sha256 is not None and first.sha256 != item.sha256:
             raise MalformedError(
                 "ambiguous-index",
                 "an index offers two different files of one name",
