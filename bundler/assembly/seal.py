@@ -64,7 +64,7 @@ def closed_world_findings(store: PayloadStore, manifest: bytes) -> list[Finding]
 
 def _gone(path: str) -> Finding:
     return Finding(
-        "planned-file-gone",
+        "missing-file",
         "a file of the lock is not in the tree, or changed after it was fetched",
         where=path,
         hint=HINT,

@@ -37,6 +37,7 @@ VERBS = {
     "launch": "Verify a bundle, then start its server",
     "trust": "Make and read trust policies",
     "keys": "Make and show signing keys",
+    "explain": "Say what a reference in a message means and what to do",
     "doctor": "Check what this machine can do",
     "demo": "Do the whole job once, small, on this machine",
     "completion": "Print shell completion for bash, zsh or fish",

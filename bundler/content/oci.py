@@ -297,7 +297,7 @@ def check_layout(folder: Path) -> list[Finding]:
     hashed here: the manifest of the bundle covers them.
     """
     if not _is_folder(folder):
-        return [_finding("oci-file-missing", "there is no image layout", str(folder), "a folder", "none")]
+        return [_finding("missing-file", "there is no image layout", str(folder), "a folder", "none")]
     tree, findings = _walk(folder)
     if findings:
         return findings
@@ -319,7 +319,7 @@ def _walk(folder: Path) -> tuple[dict[str, int], list[Finding]]:
             elif stat.S_ISREG(mode):
                 files[path] = entry.stat(follow_symlinks=False).st_size
             else:
-                findings.append(_finding("oci-link", "a link or special file is in the layout", path))
+                findings.append(_finding("special-file", "a link or special file is in the layout", path))
     return files, findings
 
 
@@ -453,7 +453,7 @@ class _LayoutCheck:
     def _read(self, path: str, limit: int) -> bytes:
         if path not in self.tree:
             raise IntegrityError(
-                "oci-file-missing",
+                "missing-file",
                 "a file of the layout is missing",
                 where=path,
                 expected="a regular file",

@@ -94,12 +94,12 @@ def test_a_link_prevents_sealing(store: PayloadStore) -> None:
 
 def test_a_file_that_went_away_prevents_sealing(store: PayloadStore) -> None:
     (store.root / "payload/files/big.bin").unlink()
-    assert refuse(store) == [("planned-file-gone", "payload/files/big.bin")]
+    assert refuse(store) == [("missing-file", "payload/files/big.bin")]
 
 
 def test_a_file_that_changed_after_it_was_stored_prevents_sealing(store: PayloadStore) -> None:
     (store.root / "payload/files/big.bin").write_bytes(b"other")
-    assert refuse(store) == [("planned-file-gone", "payload/files/big.bin")]
+    assert refuse(store) == [("missing-file", "payload/files/big.bin")]
 
 
 def test_sealing_twice_gives_the_same_bytes(store: PayloadStore) -> None:

@@ -79,7 +79,7 @@ def test_a_whole_layout_has_no_findings(layout: Path) -> None:
 def test_a_layout_that_is_no_folder_is_told(layout: Path, tmp_path: Path, linked: bool) -> None:
     if linked:
         (tmp_path / "link").symlink_to(layout)
-    assert found(tmp_path / "link") == [("oci-file-missing", str(tmp_path / "link"))]
+    assert found(tmp_path / "link") == [("missing-file", str(tmp_path / "link"))]
 
 
 def test_a_missing_layer_is_told_with_who_wants_it(layout: Path) -> None:
@@ -139,7 +139,7 @@ def test_links_and_special_files_are_refused_before_anything_is_read(layout: Pat
     else:
         os.mkfifo(layout / "pipe")
         where = "pipe"
-    assert found(layout) == [("oci-link", where)]
+    assert found(layout) == [("special-file", where)]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_links_and_special_files_are_refused_before_anything_is_read(layout: Pat
         pytest.param(b"[]", "oci-layout-version", id="no object"),
         pytest.param(b"{", "bad-json", id="no JSON"),
         pytest.param(b" " * 5000, "too-large", id="too large"),
-        pytest.param(None, "oci-file-missing", id="missing"),
+        pytest.param(None, "missing-file", id="missing"),
     ],
 )
 def test_a_faulty_version_file_is_told(layout: Path, content: bytes | None, reference: str) -> None:
