@@ -15,7 +15,6 @@ from bundler.errors import MalformedError, SealiftError, UsageError
 from bundler.signing.attestation_import import Accepted, Trusted, accept, statement_findings
 from bundler.signing.attestations import Attestations, Attestor
 from bundler.signing.release import SealedBundle, computed_statement
-from bundler.storage.atomic import write_atomic
 from bundler.trust.dsse import FILE_SUFFIX, Envelope, Statement, parse_bundle, parse_statement
 from bundler.trust.predicates import COMPUTED, KINDS, SPOKEN, kind_of, predicate_findings
 from bundler.trust.statements import about_manifest
@@ -75,9 +74,9 @@ def new_statement(
 
 def attest(bundle: SealedBundle, attestor: Attestor, kind: str, payload: bytes) -> Written:
     """Sign `payload`, a statement of `kind`, and put it into the bundle."""
-    place = Attestations.of(bundle.root).place(kind, payload, attestor.label, attestor.made)
-    if not place.kept:
-        write_atomic(place.path, attestor.attest(payload))
+    place = Attestations.of(bundle.root).put(
+        kind, payload, attestor.label, attestor.made, lambda: attestor.attest(payload)
+    )
     statement = parse_statement(payload, where="statement")
     return Written(path=f"{ATTESTATIONS}/{place.path.name}", kept=place.kept, statement=statement)
 
@@ -92,9 +91,7 @@ def take_in(bundle: SealedBundle, data: bytes, trusted: Trusted, *, where: str) 
     payload = parse_bundle(accepted.data, where=where).payload
     statement = accepted.attestation.statement
     kind = kind_of(statement.predicate_type)
-    place = Attestations.of(bundle.root).place(kind, payload, signer.label, signer.made)
-    if not place.kept:
-        write_atomic(place.path, accepted.data)
+    place = Attestations.of(bundle.root).put(kind, payload, signer.label, signer.made, lambda: accepted.data)
     path = f"{ATTESTATIONS}/{place.path.name}"
     return Written(path=path, kept=place.kept, statement=statement), accepted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from bundler.core.manifest import ATTESTATIONS
 from bundler.errors import IntegrityError, MachineError
 from bundler.signing.attestation_import import hint_for
 from bundler.signing.signer import Signer
+from bundler.storage.atomic import remove_leftovers, write_into_closed
+from bundler.storage.bounded_read import read_at_most
 from bundler.trust.dsse import (
     FILE_SUFFIX,
     Envelope,
@@ -21,6 +24,9 @@ from bundler.trust.dsse import (
     pre_authentication_encoding,
 )
 from bundler.trust.predicates import COMPUTED
+
+_TRIES = 200
+"""More than there can be attestations (64) and signers at once."""
 
 
 class Attestor(Protocol):
@@ -62,10 +68,14 @@ class KeyAttestor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an attestation goes; `kept` when the same signer already says the same there."""
+    """Where an attestation goes; `kept` when the same signer already says the same there.
+
+    With `replaces` an older statement of the same signer is there, which says nothing about this bundle.
+    """
 
     path: Path
-    kept: bool
+    kept: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +122,7 @@ class Attestations:
         said = parse_statement(payload, where="statement")
         for path in self._of_kind(kind):
             where = f"{ATTESTATIONS}/{path.name}"
-            envelope = parse_bundle(path.read_bytes(), where=where)
+            envelope = parse_bundle(_bytes_of(path), where=where)
             if not made(envelope):
                 continue
             before = parse_statement(envelope.payload, where=where)
@@ -121,8 +131,41 @@ class Attestations:
             if _says_the_same(kind, envelope.payload, payload):
                 return Place(path=path, kept=True)
             if kind in COMPUTED or before.subjects != said.subjects:
-                return Place(path=path, kept=False)
-        return Place(path=self._free(kind, label), kept=False)
+                return Place(path=path, replaces=True)
+        return Place(path=self._free(kind, label))
+
+    def put(
+        self,
+        kind: str,
+        payload: bytes,
+        label: str,
+        made: Callable[[Envelope], bool],
+        attest: Callable[[], bytes],
+    ) -> Place:
+        """Write the attestation that `attest` makes of `payload`, unless the same one is there already.
+
+        Never over the file of another signer: who signs at the same moment gets the next free name. A kill
+        leaves no file that the bundle must not have. Raises as `place`, MachineError (`output-exists`).
+        """
+        remove_leftovers(self.folder)
+        data = b""
+        for _ in range(_TRIES):
+            place = self.place(kind, payload, label, made)
+            if place.kept:
+                return place
+            data = data or attest()
+            try:
+                outside = self.folder.resolve().parent.parent
+                write_into_closed(place.path, data, beside=outside, replace=place.replaces)
+            except FileExistsError:
+                continue
+            return place
+        raise MachineError(
+            "output-exists",
+            "no name is free for the attestation: other programs write there all the time",
+            where=str(self.folder),
+            hint="run the same command again",
+        )
 
     def _of_kind(self, kind: str) -> list[Path]:
         return sorted(
@@ -132,10 +175,15 @@ class Attestations:
     def _free(self, kind: str, label: str) -> Path:
         stems = [kind, f"{kind}-{label}"]
         number = 2
-        while (self.folder / f"{stems[0]}{FILE_SUFFIX}").exists():
+        while os.path.lexists(self.folder / f"{stems[0]}{FILE_SUFFIX}"):
             stems = [*stems[1:], f"{kind}-{label}-{number}"]
             number += 1
         return self.folder / f"{stems[0]}{FILE_SUFFIX}"
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The bytes of an attestation, at most one more than its limit."""
+    return read_at_most(path, strict_json.ATTESTATION_LIMIT + 1)
 
 
 def _says_the_same(kind: str, signed: bytes, payload: bytes) -> bool:

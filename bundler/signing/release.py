@@ -5,9 +5,10 @@ Signing again with the same key changes nothing; another key adds its own files 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from bundler.core import layout, strict_json
 from bundler.core.manifest import ATTESTATIONS, MANIFEST_NAME, Manifest
 from bundler.errors import IntegrityError, UsageError
 from bundler.signing.attestations import Attestations, Attestor
-from bundler.storage.atomic import write_atomic
-from bundler.storage.tree import opened_root, read_small, tree_findings, walk_tree
+from bundler.storage.atomic import is_leftover
+from bundler.storage.tree import Tree, opened_root, read_small, tree_findings, walk_tree
 from bundler.trust.model_signing_format import oms_statement
 from bundler.trust.statements import provenance_statement, release_statement
 
@@ -54,7 +55,7 @@ def open_sealed(root: Path) -> SealedBundle:
     with opened_root(root) as descriptor:
         data = _manifest_bytes(root, descriptor)
         manifest = Manifest.parse(data)
-        findings = tree_findings(walk_tree(descriptor), manifest, len(data))
+        findings = tree_findings(_without_leftovers(walk_tree(descriptor)), manifest, len(data))
         if findings:
             raise IntegrityError.of(findings)
         lock = _read_lock(descriptor, manifest)
@@ -64,6 +65,16 @@ def open_sealed(root: Path) -> SealedBundle:
         lock=strict_json.loads(lock, limit=LOCK_LIMIT, where="lock") if lock else None,
         lock_sha256=hashlib.sha256(lock).hexdigest() if lock else "",
     )
+
+
+def _without_leftovers(tree: Tree) -> Tree:
+    """The tree without temporary files of a killed `sign`, which the next one removes."""
+    files = {
+        path: stamp
+        for path, stamp in tree.files.items()
+        if not (path.startswith(f"{ATTESTATIONS}/") and is_leftover(path.removeprefix(f"{ATTESTATIONS}/")))
+    }
+    return replace(tree, files=files)
 
 
 def _manifest_bytes(root: Path, descriptor: int) -> bytes:
@@ -112,9 +123,9 @@ def sign_bundle(bundle: SealedBundle, attestor: Attestor, kinds: Sequence[str] =
     possible = [kind for kind in kinds if kind != "provenance" or bundle.lock is not None]
     for kind in possible:
         payload = computed_statement(bundle, kind)
-        place = folder.place(kind, payload, attestor.label, attestor.made)
-        if not place.kept:
-            write_atomic(place.path, attestor.attest(payload))
+        place = folder.put(
+            kind, payload, attestor.label, attestor.made, functools.partial(attestor.attest, payload)
+        )
         (kept if place.kept else written).append(f"{ATTESTATIONS}/{place.path.name}")
     left_out = tuple(kind for kind in kinds if kind not in possible)
     return Signed(bundle=bundle, written=tuple(written), kept=tuple(kept), left_out=left_out)
