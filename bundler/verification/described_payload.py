@@ -16,6 +16,8 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
+from bundler.content.shards import SHARD_SUFFIX
+from bundler.content.unsafe_files import PICKLE_SUFFIXES
 from bundler.content.wheels.name import WheelName, parse_wheel_name
 from bundler.core.layout import MODELS, WHEELS, is_below
 from bundler.core.manifest import FileEntry, Manifest
@@ -28,6 +30,9 @@ _WHEEL_INDEX = re.compile(
     rf"{WHEELS}/(?:simple/(?:[^/]+/)?index\.html|locks/[^/]+/(?:pylock\.toml|requirements\.txt))"
 )
 _REFERENCE = re.compile(rf"({MODELS}/models--[^/]+)/refs/[^/]+")
+_REFERENCE_BYTES = 128
+"""A reference holds the name of one commit: 40 characters, a few more in other stores. It is no weight."""
+_WEIGHTS = (SHARD_SUFFIX, ".gguf", *sorted(PICKLE_SUFFIXES))
 SHOWN = 1000
 """Findings that are shown: a manifest with more was made to flood, not by mistake."""
 
@@ -114,7 +119,13 @@ class _Descriptions:
     """The artifacts that may describe models and wheels, found without a search per file."""
 
     def __init__(self, manifest: Manifest) -> None:
-        named = [item for item in artifacts(manifest) if _is_text(item.get("id"))]
+        described = artifacts(manifest)
+        self.placed: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        """Every artifact that names a file or folder, by that path."""
+        for item in described:
+            if _is_text(item.get("path")):
+                self.placed[item["path"]].append(item)
+        named = [item for item in described if _is_text(item.get("id"))]
         self.models = [item for item in named if item.get("kind") == MODEL]
         self.wheels: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
         """By the file names they list, else by `id:` and their own id, and by the project they name."""
@@ -127,8 +138,8 @@ class _Descriptions:
         """Why the file is not described as it must be; empty when it is, or when it need not be."""
         if is_below(entry.path, MODELS):
             claims = [item for item in self.models if _claims_model(item, entry)]
-            shared = _REFERENCE.fullmatch(entry.path) is not None
-            return _claims_reason(claims, entry, MODEL, shared=shared)
+            shared = _referring_repository(entry) is not None
+            return self._other_kind(entry, MODEL) or _claims_reason(claims, entry, MODEL, shared=shared)
         if is_below(entry.path, WHEELS) and not _WHEEL_INDEX.fullmatch(entry.path):
             return self._wheel_reason(entry)
         return ""
@@ -140,13 +151,25 @@ class _Descriptions:
         except MalformedError:
             return "it is not a wheel in the one flat folder of wheels"
         keys = (filename, f"id:{entry.artifact}", f"project:{name.project}")
-        items = {id(item): item for key in keys for item in self.wheels.get(key, ())}
+        near = [*self._at(entry.path), *(item for key in keys for item in self.wheels.get(key, ()))]
+        items = {id(item): item for item in near if item.get("kind") == WHEEL and _is_text(item.get("id"))}
         claims = [item for item in items.values() if _claims_wheel(item, entry, filename, name)]
-        reason = _claims_reason(claims, entry, WHEEL)
+        reason = self._other_kind(entry, WHEEL) or _claims_reason(claims, entry, WHEEL)
         # The file is what will be installed: a description that does not fit it describes something else.
         if not reason and "purl" in claims[0] and not _fits(claims[0]["purl"], name):
             return f"its artifact describes {claims[0]['purl']!r:.100}"
         return reason
+
+    def _at(self, path: str) -> Iterator[Mapping[str, Any]]:
+        """The artifacts that name this path or a folder above it."""
+        parts = path.split("/")
+        for count in range(1, len(parts) + 1):
+            yield from self.placed.get("/".join(parts[:count]), ())
+
+    def _other_kind(self, entry: FileEntry, kind: str) -> str:
+        """Why the file belongs to something else too: a rule for that kind would not look at it."""
+        others = (item for item in self._at(entry.path) if item.get("kind") != kind)
+        return next((f"an artifact of kind {item.get('kind')!r:.100} describes it" for item in others), "")
 
 
 def _wheel_keys(artifact: Mapping[str, Any]) -> set[str]:
@@ -179,13 +202,28 @@ def _claims_model(artifact: Mapping[str, Any], entry: FileEntry) -> bool:
     folder = artifact["path"]
     if not isinstance(folder, str) or path_fault(folder):
         return False
-    reference = _REFERENCE.fullmatch(entry.path)
-    if reference is not None and is_below(folder, reference[1]):
+    repository = _referring_repository(entry)
+    if repository is not None and is_below(folder, repository):
         return True
     return is_below(entry.path, folder)
 
 
+def _referring_repository(entry: FileEntry) -> str | None:
+    """The folder of the model repository in which this is a reference; None when it is none.
+
+    Nobody judges what a reference says: one that could hold weights is a file of the model like any other.
+    """
+    match = _REFERENCE.fullmatch(entry.path)
+    if match is None or entry.size > _REFERENCE_BYTES or entry.path.lower().endswith(_WEIGHTS):
+        return None
+    return match[1]
+
+
 def _claims_wheel(artifact: Mapping[str, Any], entry: FileEntry, filename: str, name: WheelName) -> bool:
+    if "wheels" not in artifact and "path" in artifact:
+        folder, own = artifact["path"], entry.artifact in ("", artifact["id"])
+        there = isinstance(folder, str) and (entry.path == folder or is_below(entry.path, folder))
+        return there and own and ("purl" not in artifact or _fits(artifact["purl"], name))
     if "wheels" not in artifact:
         return entry.artifact == artifact["id"] if entry.artifact else _fits(artifact.get("purl"), name)
     listed = artifact["wheels"]

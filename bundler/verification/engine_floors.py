@@ -10,16 +10,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from packaging.version import InvalidVersion, Version
 
+from bundler.core.artifacts import object_of, text_of
 from bundler.core.manifest import Manifest
 from bundler.core.purl import normal_name, parse_purl
 from bundler.errors import ExitCode, Finding
 
 # Names in these are repositories of models and images, not distributions of an engine.
 _OTHER_TYPES = frozenset({"huggingface", "oci", "docker"})
+_PROJECT = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?")
 _TAG_VERSION = re.compile(r"v?(\d+(?:\.\d+)+(?:\.?(?:rc|post|dev|a|b)\d+)?)(?![0-9.])")
 
 
@@ -78,7 +80,7 @@ def _launched(manifest: Manifest) -> Iterator[Engine]:
     for number, entry in enumerate(launch if isinstance(launch, list) else [launch] if launch else []):
         engine = entry.get("engine") if isinstance(entry, dict) else None
         engine = engine if isinstance(engine, dict) else {}
-        name = normal_name(_text(engine.get("name")))
+        name = _project(_text(engine.get("name")))
         where = f"manifest.json: launch[{number}].engine"
         yield Engine(name=name, version=_text(engine.get("version")), where=where)
 
@@ -88,7 +90,7 @@ def _described(manifest: Manifest) -> Iterator[Engine]:
         where = f"manifest.json: artifacts[{number}].purl"
         purl = parse_purl(artifact.get("purl"))
         if purl is not None and purl.type not in _OTHER_TYPES:
-            yield Engine(name=purl.name, version=purl.version, where=where)
+            yield Engine(name=_project(purl.name), version=purl.version, where=where)
         elif purl is None and artifact.get("purl") is not None and artifact.get("kind") in ("wheels", "tool"):
             yield Engine(name="", version="", where=where)
 
@@ -108,16 +110,45 @@ def _images(manifest: Manifest, names: Iterable[str]) -> Iterator[Engine]:
     for number, artifact in enumerate(_artifacts(manifest)):
         if artifact.get("kind") != "image":
             continue
-        asked = artifact["source"].get("asked") if isinstance(artifact.get("source"), dict) else None
-        reference = _text(asked) or _text(artifact.get("id")).partition(":")[2]
-        repository, _, tag = reference.partition("@")[0].rpartition(":")
-        if not repository or "/" in tag:
-            repository, tag = reference.partition("@")[0], ""
-        match = _TAG_VERSION.match(tag)
+        said = [_split_reference(reference) for reference in _image_references(artifact)]
+        words = {word for repository, _ in said for word in _words(repository)}
+        tags = {match[1] for _, tag in said if (match := _TAG_VERSION.match(tag))} or {""}
+        where = f"manifest.json: artifacts[{number}] ({said[0][0] if said else artifact.get('id')!r:.200})"
         for name in names:
-            if name in _words(repository):
-                where = f"manifest.json: artifacts[{number}] ({reference:.200})"
-                yield Engine(name=name, version=match[1] if match else "", where=where)
+            if name in words:
+                yield from (Engine(name=name, version=tag, where=where) for tag in sorted(tags))
+
+
+def _image_references(artifact: Mapping[str, Any]) -> list[str]:
+    """Everything in an image's description that may name its repository: no one place is required."""
+    source, name = object_of(artifact, "source"), text_of(artifact, "id")
+    texts = [text_of(source, "asked"), text_of(source, "resolved"), name.removeprefix("image:")]
+    return [text for text in (*texts, *_purl_references(artifact.get("purl"))) if text]
+
+
+def _purl_references(value: object) -> Iterator[str]:
+    """`repository:tag` as a package URL says it; its qualifiers may hold both (type `oci`)."""
+    purl = parse_purl(value)
+    if purl is None:
+        return
+    qualifiers = parse_qs(_text(value).partition("#")[0].partition("?")[2])
+    tag = "" if purl.version.startswith("sha256:") else purl.version
+    tag = "".join(qualifiers.get("tag", [])) or tag
+    for repository in (f"{purl.namespace}/{purl.name}", *qualifiers.get("repository_url", [])):
+        yield f"{repository.strip('/')}:{tag}" if tag else repository.strip("/")
+
+
+def _split_reference(reference: str) -> tuple[str, str]:
+    """Repository and tag; a port of the registry is no tag."""
+    reference = reference.partition("@")[0]
+    repository, _, tag = reference.rpartition(":")
+    return (reference, "") if not repository or "/" in tag else (repository, tag)
+
+
+def _project(name: str) -> str:
+    """The name as PEP 503 compares it; empty when it is no project name, and could pass for any."""
+    name = normal_name(name)
+    return name if _PROJECT.fullmatch(name) else ""
 
 
 def _words(repository: str) -> set[str]:

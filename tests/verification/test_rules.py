@@ -32,6 +32,10 @@ def wheel(name: str = "vllm", version: str = "0.19.1", **members: Any) -> dict[s
     return {**good, "license": {"declared": "Apache-2.0"}, **members}
 
 
+def other_kind(path: str, kind: str = "file") -> dict[str, Any]:
+    return {"id": f"{kind}:x", "kind": kind, "path": path}
+
+
 README = {"payload/models/m/README.md": b"# a model without weights\n"}
 NO_MODEL = {"payload/files/note.txt": b"no model, no wheel\n"}
 PICKLE = {"payload/models/m/pytorch_model.bin": b"\x80\x02}q\x00."}
@@ -141,6 +145,33 @@ TOO_OLD: dict[str, dict[str, Any]] = {
     "an image has no tag": {
         "artifacts": [{"id": "image:x", "kind": "image", "source": {"asked": "r.io:5000/vllm@sha256:00"}}]
     },
+    "an image says its name in a purl alone": {
+        "artifacts": [{"id": "x", "kind": "image", "purl": "pkg:docker/vllm/vllm-openai@v0.1.0"}]
+    },
+    "an image says its tag in a qualifier": {
+        "artifacts": [{"id": "x", "kind": "image", "purl": "pkg:oci/vllm-openai@sha256:00?tag=v0.1.0"}]
+    },
+    "an image says its repository in a qualifier": {
+        "artifacts": [{"id": "x", "kind": "image", "purl": "pkg:oci/x@1?repository_url=docker.io/vllm/vllm"}]
+    },
+    "an image says its name in what it resolved to": {
+        "artifacts": [{"id": "x", "kind": "image", "source": {"resolved": "docker.io/vllm/vllm:v0.1.0"}}]
+    },
+    "an image has an id without its kind": {
+        "artifacts": [{"id": "docker.io/vllm/vllm-openai:v0.1.0", "kind": "image"}]
+    },
+    "an image has a new tag beside an old one": {
+        "artifacts": [
+            {"id": "x/vllm:v9.0", "kind": "image", "source": {"asked": "x/vllm:v0.1"}},
+        ]
+    },
+    "a launch entry says the name in wide letters": {
+        "launch": [{"engine": {"name": "\uff56llm", "version": "0.1"}}]
+    },
+    "a launch entry hides a character in the name": {
+        "launch": [{"engine": {"name": "vllm\u200b", "version": "0.1"}}]
+    },
+    "a purl says the name in wide letters": {"artifacts": [wheel("\uff56llm", "0.1")]},
 }
 
 
@@ -213,6 +244,9 @@ UNDESCRIBED: dict[str, dict[str, Any]] = {
     "the same folder twice": {"artifacts": [model(), model(id="model:n")]},
     "a folder in another": {"artifacts": [model(), model(id="model:n", path="payload/models")]},
     "one id twice": {"artifacts": [model(), model(path="payload/models/n")]},
+    "a file of another kind in its place": {"artifacts": [model(), other_kind("payload/models/m")]},
+    "one of its files as another kind": {"artifacts": [model(), other_kind("payload/models/m/README.md")]},
+    "all models as a kind of the future": {"artifacts": [model(), other_kind("payload", kind="Model")]},
 }
 
 
@@ -276,6 +310,11 @@ def test_every_wheel_must_be_described(tmp_path: Path) -> None:
 
     assert found(tmp_path / "1", FLOOR, {WHEEL: data, **index}, artifacts=[wheel(**named)]) == (set(), 0)
     assert found(tmp_path / "2", FLOOR, {WHEEL: data}, artifacts=[wheel()]) == (set(), 0)
+    for number, path in enumerate([WHEEL, "payload/wheels"]):
+        assert found(tmp_path / f"p{number}", FLOOR, {WHEEL: data}, artifacts=[wheel(path=path)]) == (
+            set(),
+            0,
+        )
     for number, (files, artifacts) in enumerate(
         [
             ({WHEEL: data}, []),
@@ -284,6 +323,10 @@ def test_every_wheel_must_be_described(tmp_path: Path) -> None:
             ({WHEEL: data}, [wheel(kind="tool")]),
             ({WHEEL: data}, [wheel("torch")]),
             ({WHEEL: data}, [wheel(), wheel(id="again")]),
+            ({WHEEL: data}, [wheel(), other_kind(WHEEL)]),
+            ({WHEEL: data}, [wheel(path="payload/tools")]),
+            ({WHEEL: data}, [wheel("torch", path="payload/wheels")]),
+            ({WHEEL: data}, [wheel(path=["payload/wheels"])]),
             ({WHEEL: data, "payload/wheels/vllm-0.19.1.tar.gz": b""}, [wheel()]),
             ({WHEEL: data, "payload/wheels/locks/v/setup.py": b""}, [wheel()]),
         ]
@@ -293,6 +336,21 @@ def test_every_wheel_must_be_described(tmp_path: Path) -> None:
             12,
         ), (sorted(files), artifacts)
     assert "undescribed-payload" in found(tmp_path / "h", FLOOR, hidden, artifacts=[wheel()])[0]
+
+
+def test_what_could_hold_weights_is_no_reference(tmp_path: Path) -> None:
+    repository, data = "payload/models/models--a--b", b"0" * 40
+    snapshot = f"{repository}/snapshots/{data.decode()}"
+    files = {f"{snapshot}/README.md": b"# a model\n", f"{repository}/refs/main": data}
+    artifact = model(path=snapshot)
+
+    def judged(name: str, **more: bytes) -> tuple[set[str], int]:
+        added = {f"{repository}/refs/{path}": data for path, data in more.items()}
+        return found(tmp_path / name, {"expiry": "enforce"}, {**files, **added}, artifacts=[artifact])
+
+    assert judged("good") == (set(), 0)
+    assert judged("pickle", **{"pytorch_model.bin": b"\x80\x02}q\x00."}) == ({"undescribed-payload"}, 12)
+    assert judged("large", other=bytes(4096)) == ({"undescribed-payload"}, 12)
 
 
 @pytest.mark.parametrize(
