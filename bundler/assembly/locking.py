@@ -5,10 +5,11 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from bundler.assembly.early_models import EarlyReader, early_findings, hub_reader
 from bundler.assembly.launch_rules import refuse_profiles
 from bundler.assembly.pinned_files import pinned_files
 from bundler.assembly.upstream import assess
@@ -47,6 +48,8 @@ class Resolvers:
     tools: Callable[[Sequence[LockedEngine]], tuple[LockedEngine, ...]]
     image: Callable[[ImageSpec], LockedImage]
     file: FileResolver
+    early: EarlyReader | None = None
+    """Reads documents and headers of models before anything is fetched; None judges nothing early."""
     evidence: Callable[[Lock, Spec, Path], Callable[[str], bytes]] = _fetched_evidence
     """Gives the bytes of evidence by bundle path, for artifacts whose signer the spec pins."""
 
@@ -65,6 +68,7 @@ class Resolvers:
             tools=resolve_tools,
             image=resolve_image,
             file=resolve_file,
+            early=hub_reader(),
         )
 
 
@@ -97,16 +101,17 @@ def make_lock(
     *,
     resolvers: Resolvers | None = None,
     say: Callable[[str], None] = lambda _text: None,
+    warn: Callable[[Finding], None] = lambda _finding: None,
 ) -> Lock:
     """`spec` with every name pinned. The same answers from upstream give the same lock, byte for byte.
 
-    `base` is the folder that local paths are relative to; `say` gets what is being pinned. Nothing is
-    written. Raises a SealiftError with the findings of all items that cannot be pinned, of the class of the
-    first; MalformedError (`model-file`, `duplicate-path`, `path-collision`, `conflicting-files`);
-    AuthenticityError (`upstream-signature`) and PolicyError (`upstream-signature-missing`, and what a launch
-    would refuse of a profile).
+    `base` is the folder that local paths are relative to; `say` gets what is being pinned, `warn` what is
+    odd about a model but stops no engine. Nothing is written. Raises a SealiftError with the findings of all
+    items that cannot be pinned; MalformedError (`model-file`, `duplicate-path`, `path-collision`,
+    `conflicting-files`); AuthenticityError (`upstream-signature`) and PolicyError
+    (`upstream-signature-missing`, and what a launch would refuse of a profile).
     """
-    pinning = _Pinning(resolvers or Resolvers.of_sources(), base, say)
+    pinning = _Pinning(resolvers or Resolvers.of_sources(), base, say, warn)
     models = pinning.each("model", spec.models, lambda one: one.repo, pinning.model)
     engines = pinning.each("engine", spec.engines, lambda one: one.requirement, pinning.engine)
     tools = pinning.tools(engines)
@@ -142,6 +147,7 @@ class _Pinning:
     resolvers: Resolvers
     base: Path
     say: Callable[[str], None]
+    warn: Callable[[Finding], None]
     errors: list[SealiftError] = field(default_factory=list)
 
     def each(
@@ -164,7 +170,26 @@ class _Pinning:
     def model(self, spec: ModelSpec) -> LockedModel:
         """The model with the rule about its signer."""
         rule = signature_rule(spec.signature, self.base)
-        return self.resolvers.model(spec).model_copy(update={"signature": rule})
+        model = self.resolvers.model(spec).model_copy(update={"signature": rule})
+        self._judge(model)
+        return model
+
+    def _judge(self, model: LockedModel) -> None:
+        """Raises what listing, documents and headers already tell of a model that no engine would load."""
+        if self.resolvers.early is None:
+            return
+        self.say(f"reading the small files and headers of {model.repo}")
+        findings = [
+            replace(finding, where=f"{model.repo}: {finding.where}")
+            if not finding.where.startswith(model.repo)
+            else finding
+            for finding in early_findings(model, self.resolvers.early)
+        ]
+        errors = [finding for finding in findings if finding.is_error]
+        if errors:
+            raise SealiftError.of(errors)
+        for finding in findings:
+            self.warn(finding)
 
     def image(self, spec: ImageSpec) -> LockedImage:
         """The image with the rule about its signer."""

@@ -12,7 +12,7 @@ from bundler.cli.arguments import SpecFile
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
-from bundler.errors import ExitCode, UsageError
+from bundler.errors import ExitCode, Finding, UsageError
 
 if TYPE_CHECKING:
     from bundler.core.specs.lock import Lock
@@ -53,7 +53,8 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
     if not check:
         require_outputs(target, inputs=[spec, *local_files(parsed, spec.parent)], replace=True)
     before = read_old(target, spec) if check else None
-    lock = make_lock(parsed, data, spec.resolve().parent, say=output.say)
+    odd: list[Finding] = []
+    lock = make_lock(parsed, data, spec.resolve().parent, say=output.say, warn=odd.append)
     if before is not None:
         return output.emit(compared(before, lock, target, output))
     write_output(target, lock.to_bytes(), replace=True)
@@ -61,7 +62,7 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
         output.data(line)
     output.data(f"lock      {target}, sha256:{lock.sha256}")
     output.say(f"next: sealift plan {spec} --to DIR")
-    warnings = (*spec_warnings(parsed, lock), *profile_warnings(lock))
+    warnings = (*spec_warnings(parsed, lock), *profile_warnings(lock), *odd)
     report = Report(verb="lock", findings=warnings, data=as_data(lock, target))
     return output.emit(report)
 

@@ -96,11 +96,12 @@ def header_findings(
                 ggufs[path] = gguf.parse_header(beginning.data, beginning.size, where=path)
         except SealiftError as error:
             findings += error.findings
-    weights = Weights.of(shards, ggufs, dict(_parsed(documents)))
+    weights = Weights.of(shards, ggufs, dict(parsed_documents(documents)))
     return findings + list(weight_findings(weights, format))
 
 
-def _parsed(documents: Mapping[str, bytes]) -> Iterator[tuple[str, Any]]:
+def parsed_documents(documents: Mapping[str, bytes]) -> Iterator[tuple[str, Any]]:
+    """Path and value of each JSON document that can be parsed."""
     for path, data in documents.items():
         if is_document(path):
             try:

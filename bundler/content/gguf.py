@@ -20,6 +20,8 @@ from typing import NamedTuple, NoReturn
 from bundler.content.findings import FETCH_AGAIN, malformed
 from bundler.errors import Finding, MalformedError
 
+END_OF_FILE = "the end of the file"
+"""What is found where bytes should follow: of a beginning of a file, that the header goes on behind it."""
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -198,7 +200,7 @@ class _Reader:
             self.window_start, begin = self.position, 0
         piece = self.window[begin : begin + count]
         if len(piece) < count:
-            self.refuse("gguf-truncated", f"{count} bytes of {what}", "the end of the file")
+            self.refuse("gguf-truncated", f"{count} bytes of {what}", END_OF_FILE)
         self.position += count
         return piece
 

@@ -23,6 +23,8 @@ READ_INDEXES = frozenset(
     | {"diffusion_pytorch_model.safetensors.index.json"}
 )
 """The names that engines open; an index of any other name is left over and read by nobody."""
+WHOLE_MODELS = ("consolidated.safetensors", "model.safetensors")
+"""Names of files that hold a whole model."""
 SHOWN = 8
 """Names shown of a list that differs; the rest is counted."""
 # Shard numbers are not always zero-padded, and the total may have another width: 00001-of-000064.
@@ -214,6 +216,26 @@ def numbering_findings(paths: Iterable[str]) -> list[Finding]:
     ]
 
 
+def whole_copy_findings(paths: Iterable[str], indexes: Mapping[str, Any]) -> list[Finding]:
+    """`second-copy`: a whole model beside the shards of an index that does not name it.
+
+    Loaders disagree about which of the two they open: transformers takes `model.safetensors` first, vLLM what
+    the index names; and the medium carries both. `params.json` explains `consolidated*`: Mistral's own
+    format, which engines choose by name. `indexes` is what index documents say, by path.
+    """
+    there = set(paths)
+    findings = []
+    for index in sorted(path for path in indexes if _name(path) == "model.safetensors.index.json"):
+        folder = _folder(index)
+        named = set(_weight_map(indexes[index], index)[0].values())
+        for name in WHOLE_MODELS:
+            explained = name.startswith("consolidated") and _beside(folder, "params.json") in there
+            if _beside(folder, name) in there and name not in named and not explained:
+                expected = f"the shards that {_name(index)} names, or this file alone"
+                findings.append(_finding("second-copy", _beside(folder, name), expected, "both"))
+    return findings
+
+
 def _numbering(folder: str, names: Iterable[str], named: set[str] | None) -> list[Finding]:
     """Shards named `X-n-of-m`: numbers without a gap or a double, from 0 or 1.
 
@@ -264,6 +286,7 @@ def _beside(folder: str, name: str) -> str:
 _WHAT = {
     "index-missing": "several shards have no index",
     "index-unused": "an index has a name that no engine opens",
+    "second-copy": "a second copy of the whole model is beside the shards",
     "shard-index": "a shard index is not in its form",
     "shard-missing": "the index names a shard that is not there",
     "shard-numbering": "the numbers in shard names are not complete",
@@ -274,6 +297,7 @@ _WHAT = {
     "total-size": "the index and the shards disagree on the total size",
 }
 _HINTS = {
+    "second-copy": "leave one of the two out with an `exclude` pattern in the spec",
     "shard-unlisted": "leave it out with an exclude pattern in the spec",
     "shard-missing": "take it in with an include pattern in the spec, or fetch it again",
 }

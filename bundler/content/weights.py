@@ -13,7 +13,7 @@ from bundler.content import gguf, remote_code, safetensors
 from bundler.content.model_format import format_finding
 from bundler.content.quantization import Quantization
 from bundler.content.quantization_layouts import Quantized, judge_layouts, quantization_findings
-from bundler.content.shards import INDEX_SUFFIX, as_warning, shard_findings
+from bundler.content.shards import INDEX_SUFFIX, as_warning, shard_findings, whole_copy_findings
 from bundler.errors import ExitCode, Finding
 
 GGUF_SUFFIXES = (".gguf", ".gguf_file")
@@ -112,6 +112,7 @@ def weight_findings(weights: Weights, declared: str) -> Iterator[Finding]:
     tied = _may_be_tied(weights.config)
     for finding in shard_findings(weights.shards, indexes, tied=tied):
         yield _of_its_folder(finding, weights)
+    yield from whole_copy_findings((*weights.shards, *weights.documents), indexes)
     for name, folder in weights.folders.items():
         where = f"{name}/config.json" if name else "config.json"
         for finding in quantization_findings(

@@ -17,7 +17,7 @@ import pytest
 
 from bundler.assembly.build import BuildRequest, BuildResult, build, building_folder
 from bundler.assembly.fetch_jobs import all_jobs
-from bundler.assembly.locking import make_lock
+from bundler.assembly.locking import Resolvers, make_lock
 from bundler.cli.app import run as command_line
 from bundler.core.manifest import Manifest
 from bundler.core.progress import SilentProgress
@@ -46,7 +46,8 @@ def request(folder: Path, *, serial: int = 1, text: str = SPEC, out: str = "bund
     data = text.format(serial=serial).encode()
     spec = parse_spec(data, "spec.yaml")
     return BuildRequest(
-        lock=make_lock(spec, data, folder),
+        # Nothing is judged early, as when upstream changes its mind after the lock.
+        lock=make_lock(spec, data, folder, resolvers=replace(Resolvers.of_sources(), early=None)),
         spec=data,
         out=folder / out,
         created_at="2026-11-22T00:00:00Z",
