@@ -11,6 +11,7 @@ from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
 from bundler.cli.output import Output, printable
 from bundler.core.units import format_bytes, format_seconds
+from bundler.errors import ExitCode
 
 if TYPE_CHECKING:
     from bundler.trust.policy import RequirementOutcome, TrustResult
@@ -30,6 +31,11 @@ _VERDICTS = {
     "quick": "SIGNATURES AND FILE LIST GOOD. Names, sizes and headers fit; the contents were not read.",
     "full": "VERIFIED. Every byte of the bundle is what was signed, by the people the policy requires.",
 }
+
+_NOT_REMEMBERED = (
+    "VERIFIED, NOT REMEMBERED. Every byte is what was signed, but the state could not be written: "
+    "an older bundle would still be accepted. Run it again as a user who may write the state."
+)
 
 
 @click.command(
@@ -95,6 +101,8 @@ def _tell(output: Output, result: VerificationResult) -> None:
 
 def _conclude(output: Output, result: VerificationResult, bundle: Path, level: str, trust: list[str]) -> None:
     """Who vouches, what was read, the verdict in plain words, and the next command."""
+    from bundler.verification.steps import REMEMBERING
+
     report = result.report
     if result.verified is not None:
         _tell_signers(output, result.verified.trust)
@@ -106,6 +114,9 @@ def _conclude(output: Output, result: VerificationResult, bundle: Path, level: s
             output.command(words, err=False)
         return
     failed = [outcome for outcome in result.outcomes if outcome.status in ("failed", "incomplete")]
+    if [outcome.number for outcome in failed] == [REMEMBERING] and report.exit_code == ExitCode.MACHINE:
+        output.verdict(_NOT_REMEMBERED, report.verdict)
+        return
     where = ", ".join(f"step {outcome.number} ({outcome.name})" for outcome in failed)
     word = "INCOMPLETE" if report.verdict == "incomplete" else "REFUSED"
     output.verdict(f"{word}: {where}. Do not install or launch this bundle.", report.verdict)

@@ -130,6 +130,12 @@ def existing_folder(path: Path) -> Path:
     return place
 
 
+def may_write_below(folder: Path) -> bool:
+    """Whether this process may create files in `folder`, or make it where it is missing."""
+    place, effective = existing_folder(folder), os.access in os.supports_effective_ids
+    return os.access(place, os.W_OK | os.X_OK, effective_ids=effective)
+
+
 def check_space(
     root: Path, files: Mapping[str, int], *, begun: int = 0, mountinfo: Path = MOUNTINFO
 ) -> SpaceReport:

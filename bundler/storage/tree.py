@@ -34,6 +34,12 @@ _KINDS = {
 _ONLY = "regular files and directories only (format.md section 1)"
 
 
+MOST_ENTRIES = 4_000_000
+"""Entries that a walk looks at when nothing says how many there should be."""
+SPARE_ENTRIES = 100_000
+"""Entries beyond the listed ones that are still told; a medium with more was filled on purpose."""
+
+
 @dataclass(frozen=True)
 class Stamp:
     """What the kernel says about a file's identity and last change; times in nanoseconds since the epoch."""
@@ -59,11 +65,13 @@ class Tree:
     """What is below a root: stamps of regular files by path, directories, and what must not be there.
 
     A file with a finding of its own (hard link) is still among `files`: it is not also called missing.
+    `complete` is False when the walk stopped at its bound.
     """
 
     files: Mapping[str, Stamp]
     directories: tuple[str, ...]
     findings: tuple[Finding, ...]
+    complete: bool = True
 
 
 @contextmanager
@@ -128,33 +136,54 @@ def read_small(root: int, path: str, limit: int) -> tuple[bytes, Stamp]:
     return data, before
 
 
-def walk_tree(root: int) -> Tree:
+def walk_tree(root: int, most: int = MOST_ENTRIES) -> Tree:
     """Everything below the directory descriptor `root`. Bytes are not read and no link is followed.
+
+    The walk stops after `most` entries (`too-many-entries`): what lies on a medium is nobody's signed word.
 
     Findings: `symbolic-link`, `hard-link`, `special-file`, `bad-name` (not UTF-8, or a path over 1024 bytes),
     `mount-inside`, `unreadable`.
     """
-    walk = _Walk(root)
+    walk = _Walk(root, most)
     waiting = [""]
-    while waiting:
+    while waiting and not walk.full:
         waiting.extend(walk.directory(waiting.pop()))
+    if walk.full:
+        walk.findings.append(_too_many_entries(most))
     return Tree(
         files=dict(sorted(walk.files.items())),
         directories=tuple(sorted(walk.directories)),
         findings=tuple(walk.findings),
+        complete=not walk.full,
+    )
+
+
+def _too_many_entries(most: int) -> Finding:
+    return _finding(
+        "too-many-entries",
+        "the tree holds far more entries than the bundle has files",
+        ".",
+        expected=f"at most {most} files and folders",
+        found="more; the rest was not looked at",
+        hint="find out who put them there; copy the bundle alone to an empty folder and verify that",
     )
 
 
 class _Walk:
     """What one walk has seen so far."""
 
-    def __init__(self, root: int) -> None:
-        self.root = root
+    def __init__(self, root: int, most: int) -> None:
+        self.root, self.most, self.seen = root, most, 0
         self.device = os.fstat(root).st_dev
         self.mounts = frozenset(mounts_below(root))
         self.files: dict[str, Stamp] = {}
         self.directories: list[str] = []
         self.findings: list[Finding] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether more entries were seen than are looked at."""
+        return self.seen > self.most
 
     def directory(self, path: str) -> list[str]:
         """Take in the entries of one directory; gives back the directories in it that are to be entered."""
@@ -167,6 +196,9 @@ class _Walk:
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
+                    self.seen += 1
+                    if self.full:
+                        break
                     inner.append(self._entry(path, entry))
         except OSError as error:
             self._unread(path, error)
@@ -241,6 +273,17 @@ def mounts_below(root: int) -> Iterator[str]:
     yield from (point[len(prefix) :] for point in points if point.startswith(prefix))
 
 
+def most_entries(manifest: Manifest) -> int:
+    """How many entries the walk of a bundle looks at: its files, their folders, and some to be told."""
+    folders: set[str] = set()
+    for entry in manifest.files:
+        folder = entry.path.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return len(manifest.files) + len(folders) + SPARE_ENTRIES
+
+
 def tree_findings(tree: Tree, manifest: Manifest, manifest_size: int) -> list[Finding]:
     """How the tree differs from the manifest plus `manifest.json` and `attestations/*`; empty when equal.
 
@@ -249,6 +292,10 @@ def tree_findings(tree: Tree, manifest: Manifest, manifest_size: int) -> list[Fi
     """
     sizes: dict[str, int] = {entry.path: entry.size for entry in manifest.files}
     sizes[MANIFEST_NAME] = manifest_size
+    if not tree.complete:
+        # What was not reached is not missing.
+        extra = {path for path in tree.files if path not in sizes and not _is_attestation(path)}
+        return [*tree.findings, *(_extra(path, tree.files[path].size) for path in sorted(extra))]
     told = {finding.where for finding in tree.findings}
     missing = {path for path in sizes if path not in tree.files and not _told(path, told)}
     extra = {path for path in tree.files if path not in sizes and not _is_attestation(path)}

@@ -28,6 +28,8 @@ FILE_SUFFIX = ".sigstore.json"
 MAX_SIGNATURE_BYTES = 8192
 """The largest signature allowed, ML-DSA-65, has 3309 bytes."""
 MAX_SUBJECTS = 64
+MAX_MARKS = 10_000
+"""Marks of structure in an envelope: one with log entries has some 200, and its payload is base64."""
 
 Shape = Union[type, tuple, list, dict]  # type: ignore[type-arg]  # noqa: UP007 - also runs on Python 3.9
 _OPTIONAL = "?"
@@ -135,6 +137,10 @@ def parse_bundle(data: bytes, *, where: str) -> Envelope:
     Raises MalformedError: `too-large`, `bad-json`, `too-deep`, `duplicate-key`, `bad-envelope` (members),
     `payload-type`, `signature-count`, `keyid`, `bad-base64`.
     """
+    # Nobody has signed the envelope itself: 32 MB of nested nothing must not cost a gigabyte to parse.
+    marks = sum(map(data.count, (b"[", b"{", b",")))
+    if marks > MAX_MARKS:
+        _refuse("bad-envelope", where, f"at most {MAX_MARKS} brackets, braces and commas", marks)
     value = strict_json.loads(data, limit=strict_json.ATTESTATION_LIMIT, where=where)
     check_shape(value, _BUNDLE, where=where, reference="bad-envelope")
     if value["mediaType"] != BUNDLE_MEDIA_TYPE:

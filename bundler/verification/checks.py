@@ -38,6 +38,7 @@ from bundler.storage.tree import (
     Stamp,
     Tree,
     changed_findings,
+    most_entries,
     read_small,
     tree_findings,
     walk_tree,
@@ -230,7 +231,7 @@ class Checks:
         before anything else is read.
         """
         assert self.manifest is not None
-        self.tree = walk_tree(self.root)
+        self.tree = walk_tree(self.root, most_entries(self.manifest))
         findings = tree_findings(self.tree, self.manifest, self.manifest_size)
         findings += self._read_before(self.tree)
         if not findings:
@@ -258,7 +259,7 @@ class Checks:
         # Before the first byte: what is written from here on is noticed, also through a mapping.
         findings = [*expected.findings, *self.leases.take(self.root, self.tree.files)]
         findings += self._compare(wanted, journal)
-        findings += changed_findings(self.tree, walk_tree(self.root))
+        findings += changed_findings(self.tree, walk_tree(self.root, most_entries(self.manifest)))
         findings += self.leases.findings(self.root)
         self.list_agreed = agreed or (plan.both and bool(expected.list_sha256) and not findings)
         return Checked(

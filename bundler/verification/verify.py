@@ -6,6 +6,7 @@ against which policy.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,8 @@ from pathlib import Path
 from bundler.core.manifest import Manifest
 from bundler.core.progress import Progress, SilentProgress
 from bundler.core.report import Report
-from bundler.errors import Finding, MachineError
+from bundler.errors import ExitCode, Finding, MachineError
+from bundler.storage.disk_space import may_write_below
 from bundler.storage.hashing import HashUnits, available_cores, hash_units
 from bundler.storage.leases import Leases
 from bundler.storage.tree import Stamp, opened_root
@@ -114,6 +116,7 @@ def verify_bundle(
             read_next=read_next,
             hash_units=hash_units,
             leases=leases,
+            level=level,
         )
         try:
             outcomes = steps.run_steps(verification.steps(), level)
@@ -141,11 +144,12 @@ class _Verification:
         read_next: bool,
         hash_units: HashUnits,
         leases: Leases | None,
+        level: str,
     ) -> None:
         from bundler.trust.keys import verify_signature
 
         self.root, self.descriptor, self.perimeter = root, descriptor, perimeter
-        self.resume, self.workers = resume, workers
+        self.resume, self.workers, self.level = resume, workers, level
         self.checks = Checks(
             root=descriptor,
             policy_bytes=perimeter.policy,
@@ -201,7 +205,8 @@ class _Verification:
         assert self.opened is not None
         assert self.checks.manifest is not None
         rollback = self.opened.state.release_findings(self.checks.manifest)
-        return Checked(findings=(*checked.findings, *rollback), detail=checked.detail)
+        findings = (*checked.findings, *rollback)
+        return replace(checked, findings=findings or self._state_findings())
 
     def check_contents(self) -> Checked:
         """Step 7: headers, read below the very folder that was opened, whatever its path names by now.
@@ -249,10 +254,9 @@ class _Verification:
         assert checks.trust is not None
         assert checks.manifest is not None
         policy, manifest, agreed = checks.policy, checks.manifest, checks.list_agreed
-        newest = rememberable(checks.trust.counted_time, int(self.perimeter.clock()))
 
         def accepted(state: State) -> State:
-            after = state.advanced(policy, manifest, newest)
+            after = self._accepted(state)
             return after.noting_chunk_list(manifest.sha256) if agreed else after
 
         try:
@@ -261,14 +265,35 @@ class _Verification:
                 accepted,
                 lambda state: state.findings(policy, manifest),
             )
-        except OSError as error:
-            raise _not_remembered(self.perimeter.state.paths[0], error) from error
+        except (OSError, MachineError) as trouble:
+            error = trouble if isinstance(trouble, OSError) else OSError(0, trouble.findings[0].what)
+            if self._accepted(self.opened.state) != self.opened.state:
+                raise _not_remembered(self.perimeter.state.paths[0], error) from trouble
+            written = False  # only the note about the chunk list was new: the next run compares files again
         if self.journal_file is not None:
             self.journal_file.unlink(missing_ok=True)
         place = self.perimeter.state.paths[0]
         return Checked(
             detail=f"state written to {place}" if written else f"nothing new for the state {place}"
         )
+
+    def _accepted(self, state: State) -> State:
+        """The state after accepting this policy and release."""
+        checks = self.checks
+        assert checks.policy is not None
+        assert checks.trust is not None
+        assert checks.manifest is not None
+        newest = rememberable(checks.trust.counted_time, int(self.perimeter.clock()))
+        return state.advanced(checks.policy, checks.manifest, newest)
+
+    def _state_findings(self) -> tuple[Finding, ...]:
+        """`state-not-writable`, before a terabyte is read, when something new could not be remembered."""
+        assert self.opened is not None
+        paths = self.perimeter.state.paths
+        if self.level != "full" or self._accepted(self.opened.state) == self.opened.state:
+            return ()
+        closed = next((path for path in paths if not may_write_below(path.parent)), None)
+        return () if closed is None else (_not_writable(closed),)
 
     def _list_agrees(self, manifest: str) -> bool:
         return self.opened is not None and manifest in self.opened.state.chunk_lists
@@ -337,6 +362,18 @@ def _journal_dropped(journal: ResumeJournal) -> Finding:
         found=journal.dropped,
         hint="free space where the state is stored, or choose another folder with --state",
         severity="note",
+    )
+
+
+def _not_writable(path: Path) -> Finding:
+    return Finding(
+        "state-not-writable",
+        "the state cannot be written, so a release that is verified could not be remembered",
+        where=str(path),
+        expected="a folder this user may write to",
+        found=f"user {os.geteuid()} may not",
+        hint="run as the user who owns the state, or only look: `sealift verify BUNDLE --level quick`",
+        exit_code=ExitCode.MACHINE,
     )
 
 

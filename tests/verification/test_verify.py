@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bundler.cli.app import run
 from bundler.core.manifest import MANIFEST_NAME
 from bundler.core.progress import SilentProgress
 from bundler.errors import ExitCode, IntegrityError
@@ -374,3 +375,40 @@ def test_a_mount_inside_the_bundle_is_refused(bundle: TestBundle, mount: str, wh
     found = json.loads(done.stdout)["findings"]
     assert done.returncode == 10
     assert ("mount-inside", where) in {(finding["reference"], finding["where"]) for finding in found}
+
+
+def test_a_state_nobody_may_write_is_told_before_a_byte_is_read(
+    bundle: TestBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundler.verification.verify.may_write_below", lambda folder: False)
+
+    report = bundle.verify().report
+
+    assert (references(report), int(report.exit_code)) == ({"state-not-writable"}, 4)
+    assert report.data["bytesRead"] == 0
+    assert bundle.verify("quick").report.verdict == "passed"
+
+
+def test_a_release_that_is_known_needs_no_writable_state(
+    bundle: TestBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bundle.verify().report.verdict == "passed"
+    monkeypatch.setattr("bundler.verification.verify.may_write_below", lambda folder: False)
+
+    assert bundle.verify().report.verdict == "passed"
+
+
+def test_verified_but_not_remembered_is_not_called_refused(
+    bundle: TestBundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: object, **options: object) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bundler.trust.perimeter.state_files.StateFiles.advance", full)
+
+    code = run(bundle.arguments("--no-progress"))
+
+    said = capsys.readouterr().out
+    assert code == 4
+    assert "VERIFIED, NOT REMEMBERED" in said
+    assert "REFUSED" not in said
