@@ -11,29 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bundler.cli.arguments import BundleFolder
-from bundler.cli.options import TRUSTED_ROOT
+from bundler.cli.options import DEFAULT_POLICY, TRUSTED_ROOT
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
 from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
+from bundler.core.predicate_types import BY_KIND, PREDICATE_TYPES
 from bundler.core.report import Report
-from bundler.errors import UsageError
+from bundler.errors import ExitCode, Finding, UsageError
 
 if TYPE_CHECKING:
     from bundler.signing.attest import Listed, Written
     from bundler.signing.attestation_import import Trusted
     from bundler.signing.release import SealedBundle
 
-KINDS = (
-    "release",
-    "oms",
-    "provenance",
-    "legal-opinion",
-    "ai-act",
-    "data-flow",
-    "risk-acceptance",
-    "approval",
-    "governance",
-)
+KINDS = tuple(item.kind for item in PREDICATE_TYPES if item.author != "others")
 COSIGN_CONFIG = (
     '{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}'
 )
@@ -66,12 +57,44 @@ _predicate_option = click.option(
     help="What is said: a JSON or YAML file. Needed for every kind that a person speaks; "
     "release, oms and provenance follow from the bundle.",
 )
+_supersedes_option = click.option(
+    "--supersedes",
+    type=_FILE,
+    multiple=True,
+    help="Attestation of the same signer and type about this bundle that is withdrawn; may be repeated.",
+)
+
+
+@command.command()
+@click.argument("kind", metavar="TYPE", type=click.Choice(KINDS))
+@json_option
+def template(kind: str, as_json: bool) -> int:
+    """Print a JSON predicate of TYPE to fill in.
+
+    Example: sealift attest template legal-opinion > opinion.json
+    """
+    output = Output(as_json)
+    known = BY_KIND[kind]
+    if known.author == "bundle":
+        raise UsageError(
+            "predicate-not-needed",
+            f"a {kind} statement follows from the bundle alone",
+            where=known.uri,
+            hint=f"sealift attest new BUNDLE --type {kind} -o statement.json",
+        )
+    required = [member.name for member in known.required]
+    output.lines(json.dumps(known.template(), indent=2))
+    output.say(f"needed: {', '.join(required) or 'nothing'}; leave out of the rest what does not apply")
+    output.say(f"then: sealift attest new BUNDLE --type {kind} --predicate FILE -o statement.json")
+    data = {"predicateType": known.uri, "required": required, "template": known.template()}
+    return output.emit(Report(verb="attest", data=data))
 
 
 @command.command()
 @click.argument("bundle", type=_BUNDLE)
 @_kind_option(required=True)
 @_predicate_option
+@_supersedes_option
 @click.option("-o", "--output", "out", required=True, type=_NEW_FILE, help="Statement file to write.")
 @click.option(
     "--signed-bytes",
@@ -83,6 +106,7 @@ def new(
     bundle: Path,
     kind: str,
     predicate_file: Path | None,
+    supersedes: tuple[Path, ...],
     out: Path,
     signed_bytes: Path | None,
     as_json: bool,
@@ -96,11 +120,11 @@ def new(
     from bundler.trust.dsse import pre_authentication_encoding
 
     output = Output(as_json)
-    require_outputs(out, signed_bytes, inputs=[predicate_file])
+    require_outputs(out, signed_bytes, inputs=[predicate_file, *supersedes])
     sealed = open_sealed(bundle)
-    payload = _statement(sealed, kind, predicate_file)
+    payload = _statement(sealed, kind, predicate_file, supersedes)
     show_bundle(output, sealed)
-    _show_statement(output, payload)
+    _show_statement(output, payload, follows=predicate_file is None)
     write_output(out, payload)
     if signed_bytes is not None:
         write_output(signed_bytes, pre_authentication_encoding(payload))
@@ -114,6 +138,7 @@ def new(
 @click.argument("target", metavar="BUNDLE|STATEMENT", type=click.Path(path_type=Path, exists=True))
 @_kind_option(required=False)
 @_predicate_option
+@_supersedes_option
 @click.option("-k", "--key", required=True, metavar="FILE|PKCS11-URI", help=KEY_HELP)
 @click.option(
     "-o", "--output", "out", type=_NEW_FILE, help="For a STATEMENT: the file to write.  [default: beside it]"
@@ -124,6 +149,7 @@ def sign(
     target: Path,
     kind: str | None,
     predicate_file: Path | None,
+    supersedes: tuple[Path, ...],
     key: str,
     out: Path | None,
     passphrase_file: Path | None,
@@ -138,24 +164,35 @@ def sign(
     if target.is_dir():
         if kind is None or out is not None:
             raise UsageError("usage", "to sign into a bundle, give --type and no -o", where=str(target))
-        return _sign_into(output, target, kind, predicate_file, (key, passphrase_file, pin_file))
-    if kind is not None or predicate_file is not None:
-        raise UsageError("usage", "a statement file says all by itself: no --type, no --predicate")
+        payload = _spoken(output, target, kind, predicate_file, supersedes)
+        return _sign_into(output, *payload, kind, (key, passphrase_file, pin_file))
+    if kind is not None or predicate_file is not None or supersedes:
+        raise UsageError(
+            "usage", "a statement file says all by itself: no --type, no --predicate, no --supersedes"
+        )
     return _sign_file(output, target, out, (key, passphrase_file, pin_file))
 
 
 Secrets = tuple[str, Path | None, Path | None]
 
 
-def _sign_into(output: Output, bundle: Path, kind: str, predicate_file: Path | None, secrets: Secrets) -> int:
-    from bundler.signing.attest import attest
-    from bundler.signing.attestations import KeyAttestor
+def _spoken(
+    output: Output, bundle: Path, kind: str, predicate_file: Path | None, supersedes: tuple[Path, ...]
+) -> tuple[SealedBundle, bytes]:
+    """The bundle and the statement about it, both shown."""
     from bundler.signing.release import open_sealed
 
     sealed = open_sealed(bundle)
-    payload = _statement(sealed, kind, predicate_file)
+    payload = _statement(sealed, kind, predicate_file, supersedes)
     show_bundle(output, sealed)
-    _show_statement(output, payload)
+    _show_statement(output, payload, follows=predicate_file is None)
+    return sealed, payload
+
+
+def _sign_into(output: Output, sealed: SealedBundle, payload: bytes, kind: str, secrets: Secrets) -> int:
+    from bundler.signing.attest import attest
+    from bundler.signing.attestations import KeyAttestor
+
     with opened_signer(*secrets) as signer:
         written = attest(sealed, KeyAttestor(signer), kind, payload)
         output.say(f"signed with {signer.public.algorithm} key {signer.public.fingerprint}")
@@ -226,6 +263,7 @@ def import_(
 
     FILE must hold exactly one signature over an in-toto statement v1 about this manifest, by the given key
     or by someone the policy names. Unsigned members are set to the strict form; a refusal writes nothing.
+    With a key and a policy: warns when the policy does not know the key. Its perimeters then refuse all.
 
     Example: sealift attest import kimi-k2-17 legal.sigstore.json --public-key legal.pub
     """
@@ -235,7 +273,7 @@ def import_(
     from bundler.signing.release import open_sealed
 
     output = Output(as_json)
-    trusted = _trusted(public_key, policy, trusted_root)
+    trusted = _trusted(public_key, None if public_key else policy, trusted_root)
     if trusted is None:
         raise UsageError(
             "whose-signature",
@@ -244,6 +282,7 @@ def import_(
             expected="--public-key KEY.pub or --policy POLICY",
             hint="the key comes from the signer, never from the file that is to be checked",
         )
+    known = _known_keys(policy)
     sealed = open_sealed(bundle)
     data = read_small(file, ATTESTATION_LIMIT)
     _refuse_other_tools(data, file)
@@ -256,7 +295,8 @@ def import_(
         output.say("unsigned members of the file were set to the strict form; what is signed is unchanged")
     identity = accepted.attestation.identity
     signer = identity.owner if identity else accepted.attestation.key
-    return _tell_written(output, sealed, written, signer)
+    warnings = _unknown_to_policy(signer, *known, where=written.path) if public_key else ()
+    return _tell_written(output, sealed, written, signer, warnings)
 
 
 @command.command("list")
@@ -302,15 +342,19 @@ def _listed_json(item: Listed, trusted: Trusted | None) -> dict[str, Any]:
     }
 
 
-def _statement(bundle: SealedBundle, kind: str, predicate_file: Path | None) -> bytes:
+def _statement(
+    bundle: SealedBundle, kind: str, predicate_file: Path | None, supersedes: tuple[Path, ...]
+) -> bytes:
     from bundler.cli.bundle_files import read_small
+    from bundler.core.strict_json import ATTESTATION_LIMIT
     from bundler.signing.attest import PREDICATE_LIMIT, new_statement, read_predicate
 
+    withdrawn = [(str(path), read_small(path, ATTESTATION_LIMIT)) for path in supersedes]
     if predicate_file is None:
-        return new_statement(bundle, kind, None)
+        return new_statement(bundle, kind, None, supersedes=withdrawn)
     where = str(predicate_file)
     predicate = read_predicate(read_small(predicate_file, PREDICATE_LIMIT), where=where)
-    return new_statement(bundle, kind, predicate, where=where)
+    return new_statement(bundle, kind, predicate, where=where, supersedes=withdrawn)
 
 
 def _trusted(public_key: Path | None, policy: Path | None, trusted_root: Path | None) -> Trusted | None:
@@ -358,18 +402,25 @@ def _refuse_other_tools(data: bytes, file: Path) -> None:
     refuse_foreign_signature(data, where=str(file))
 
 
-def _show_statement(output: Output, payload: bytes) -> None:
+def _show_statement(output: Output, payload: bytes, *, follows: bool = False) -> None:
+    """Show all of a statement; of one that `follows` from the bundle, how long its lists are."""
     value = json.loads(payload)
-    _show_says(output, value["predicateType"], value.get("predicate", {}))
+    predicate = value.get("predicate", {})
+    if not follows:
+        _show_says(output, value["predicateType"], predicate)
+        return
+    output.say(f"type      {printable(value['predicateType'])}")
+    for name, item in sorted(predicate.items()):
+        shown = f"{len(item)} members, computed from this bundle" if isinstance(item, (dict, list)) else item
+        output.say(f"says      {printable(name)}: {printable(str(shown))}")
 
 
 def _show_says(output: Output, predicate_type: str, predicate: Mapping[str, Any]) -> None:
-    from bundler.signing.attest import scalars
+    from bundler.signing.attest import members
 
     output.say(f"type      {printable(predicate_type)}")
-    for name, value in sorted(scalars(predicate).items()):
-        if name not in ("serial", "channel"):
-            output.say(f"says      {printable(name)}: {printable(json.dumps(value, ensure_ascii=False))}")
+    for name, value in members(predicate):
+        output.say(f"says      {printable(name)}: {printable(json.dumps(value, ensure_ascii=False))}")
 
 
 def _say_how_to_sign(output: Output, bundle: Path, out: Path, signed_bytes: Path | None) -> None:
@@ -385,7 +436,44 @@ def _say_how_to_sign(output: Output, bundle: Path, out: Path, signed_bytes: Path
     output.say(f"then: sealift attest import {shlex.quote(str(bundle))} FILE --public-key KEY.pub")
 
 
-def _tell_written(output: Output, bundle: SealedBundle, written: Written, signer: str) -> int:
+def _known_keys(policy: Path | None) -> tuple[Path | None, frozenset[str]]:
+    """The policy, that of this host by default, and the fingerprints in it."""
+    from bundler.cli.bundle_files import read_small
+    from bundler.core.strict_json import POLICY_LIMIT
+    from bundler.trust.policy_document import TrustPolicy
+
+    path = policy or (DEFAULT_POLICY if DEFAULT_POLICY.is_file() else None)
+    if path is None:
+        return None, frozenset()
+    return path, frozenset(TrustPolicy.parse(read_small(path, POLICY_LIMIT), where=str(path)).keys)
+
+
+def _unknown_to_policy(
+    key: str, path: Path | None, keys: frozenset[str], *, where: str
+) -> tuple[Finding, ...]:
+    """A warning unless the policy at `path` lists the key with this fingerprint."""
+    if key in keys:
+        return ()
+    what = "the policy does not know this signer" if path else "no policy says whether it knows this signer"
+    return (
+        Finding(
+            "unknown-signer",
+            f"{what}: perimeters whose policy does not name the key refuse the whole bundle",
+            where=where,
+            expected=f"a key listed in {path or 'the policy of the perimeter'}",
+            found=f"key {key}",
+            hint="propose a policy with this key (`sealift trust propose`), or remove the file again"
+            if path
+            else "run the same command with --policy POLICY",
+            severity="warning",
+            exit_code=ExitCode.AUTHENTICITY,
+        ),
+    )
+
+
+def _tell_written(
+    output: Output, bundle: SealedBundle, written: Written, signer: str, warnings: tuple[Finding, ...] = ()
+) -> int:
     if written.kept:
         output.say("the same signer already said the same: nothing was changed")
     output.data(written.path)
@@ -396,4 +484,4 @@ def _tell_written(output: Output, bundle: SealedBundle, written: Written, signer
         "predicateType": written.statement.predicate_type,
         "signer": signer,
     }
-    return output.emit(Report(verb="attest", data=data))
+    return output.emit(Report(verb="attest", data=data, findings=warnings))

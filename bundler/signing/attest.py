@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from bundler.errors import MalformedError, SealiftError, UsageError
 from bundler.signing.attestation_import import Accepted, Trusted, accept, statement_findings
 from bundler.signing.attestations import Attestations, Attestor
 from bundler.signing.release import SealedBundle, computed_statement
+from bundler.signing.superseding import with_superseded
 from bundler.trust.dsse import FILE_SUFFIX, Envelope, Statement, parse_bundle, parse_statement
 from bundler.trust.predicates import COMPUTED, KINDS, SPOKEN, kind_of, predicate_findings
 from bundler.trust.statements import about_manifest
@@ -53,18 +54,27 @@ def read_predicate(data: bytes, *, where: str) -> dict[str, Any]:
 
 
 def new_statement(
-    bundle: SealedBundle, kind: str, predicate: Mapping[str, Any] | None, *, where: str = "predicate"
+    bundle: SealedBundle,
+    kind: str,
+    predicate: Mapping[str, Any] | None,
+    *,
+    where: str = "predicate",
+    supersedes: Sequence[tuple[str, bytes]] = (),
 ) -> bytes:
     """The exact bytes for someone to sign: a statement of `kind` about this bundle's manifest.
 
     Serial and channel are added to what a person says, so that they are in the text that is signed.
+    `supersedes` are the attestation files (name and bytes) that it withdraws.
     Raises UsageError (`predicate-needed`, `predicate-not-needed`, `no-lock`), MalformedError (`predicate`,
-    `other-release`) with every fault.
+    `other-release`) with every fault, and as `with_superseded`.
     """
     if (predicate is None) != (kind in COMPUTED):
         raise _predicate_missing(kind) if predicate is None else _predicate_unwanted(kind)
     if predicate is None:
+        if supersedes:
+            raise UsageError("usage", f"a {kind} statement withdraws nothing", hint="leave --supersedes out")
         return computed_statement(bundle, kind)
+    predicate = with_superseded(predicate, kind, bundle.manifest.sha256, supersedes)
     findings = predicate_findings(SPOKEN[kind], predicate, bundle.manifest, where=where)
     if findings:
         raise MalformedError.of(findings)
@@ -156,13 +166,30 @@ def _listed(path: Path, bundle: SealedBundle, trusted: Trusted | None) -> Listed
         predicate_type=statement.predicate_type,
         signer=signer,
         fault=fault,
-        says=scalars(statement.predicate),
+        says=_in_short(statement),
     )
 
 
-def scalars(predicate: Mapping[str, Any]) -> dict[str, Any]:
-    """The members a policy can ask for in `where`: those that are not lists or objects."""
-    return {name: value for name, value in predicate.items() if not isinstance(value, (dict, list))}
+def _in_short(statement: Statement) -> dict[str, Any]:
+    """All that a person says; of a statement that follows from the bundle, no lists and objects."""
+    if kind_of(statement.predicate_type) not in COMPUTED:
+        return dict(statement.predicate)
+    return {name: value for name, value in statement.predicate.items() if not isinstance(value, (dict, list))}
+
+
+def members(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in a predicate with its path (`conditions[0]`, `document.sha256`), names in order.
+
+    An empty list or object is a value, too.
+    """
+    if isinstance(value, dict) and value:
+        for key, item in sorted(value.items()):
+            yield from members(item, f"{name}.{key}" if name else key)
+    elif isinstance(value, list) and value:
+        for number, item in enumerate(value):
+            yield from members(item, f"{name}[{number}]")
+    else:
+        yield name, value
 
 
 def attestation_file(statement: Path) -> Path:
@@ -177,7 +204,7 @@ def _predicate_missing(kind: str) -> UsageError:
         where=KINDS[kind],
         expected="a predicate file (JSON or YAML)",
         found="none",
-        hint=f"write it, then: sealift attest new BUNDLE --type {kind} --predicate {kind}.yaml",
+        hint=f"sealift attest template {kind} > {kind}.json; fill it in, then add --predicate {kind}.json",
     )
 
 

@@ -7,11 +7,13 @@ rules run with `cryptography` here and with the `openssl` program in `verify.pyz
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bundler.core.manifest import MANIFEST_NAME, Manifest
+from bundler.core.predicate_types import BY_URI
 from bundler.core.timestamps import parse_instant
 from bundler.errors import ExitCode, Finding, gravest_code
 from bundler.trust.authentication import (
@@ -458,10 +460,24 @@ def _objection_finding(outcome: RequirementOutcome, objection: Objection) -> Fin
         where=f"attestations/{objection.attestation}",
         expected=f"no standing objection by an owner of the role {wanted.role}",
         found=objection.said,
-        hint="ask the signer; a no is withdrawn by a new statement of the same owner: "
-        "`sealift attest sign BUNDLE --type TYPE --predicate FILE --key KEY --supersedes ATTESTATION`",
+        hint=_withdrawal(wanted.predicate_type, objection.attestation),
         severity="error" if objection.blocks else "warning",
         exit_code=ExitCode.AUTHENTICITY,
+    )
+
+
+def _withdrawal(predicate_type: str, attestation: str) -> str:
+    """How the signer of a no withdraws it, as the command that does it where sealift writes that type."""
+    known = BY_URI.get(predicate_type)
+    file = shlex.quote(attestation)
+    if known is None or known.author != "person":
+        return (
+            f"ask the signer: a no is withdrawn by a statement that names attestations/{file} in supersedes"
+        )
+    return (
+        "ask the signer, who can withdraw it: "
+        f"`sealift attest sign BUNDLE --type {known.kind} --predicate FILE --key KEY "
+        f"--supersedes BUNDLE/attestations/{file}`"
     )
 
 
@@ -488,7 +504,9 @@ def _unmet_finding(outcome: RequirementOutcome) -> Finding:
         where=f"policy: require.{wanted.id}, role {wanted.role}",
         expected=f"{outcome.threshold} distinct owners of {wanted.role} for {wanted.predicate_type}{said}",
         found="; ".join(found)[:1000],
-        hint="`sealift verify --json` lists all requirements; ask the role's people to sign this manifest",
+        hint=_withdrawal(wanted.predicate_type, outcome.objections[0].attestation)
+        if outcome.objections
+        else "`sealift verify --json` lists all requirements; ask the role's people to sign this manifest",
         exit_code=ExitCode.INCOMPLETE if unchecked else ExitCode.AUTHENTICITY,
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from bundler.cli.app import run
+from bundler.core.predicate_types import BY_KIND, FILL_IN
 from bundler.core.printable import groups
 from bundler.trust.dsse import parse_bundle, pre_authentication_encoding
 from bundler.trust.keys import generate
@@ -73,6 +76,7 @@ def office(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 
 BOTH = ("--public-key", "lena.pub", "--policy", "policy.json")
+RELEASE = "bundle/attestations/release.sigstore.json"
 NEW = ("new", "bundle", "--type", "legal-opinion", "--predicate", "opinion.yaml", "-o", "statement.json")
 
 
@@ -168,13 +172,22 @@ def test_the_list_says_who_signed_what_only_when_it_was_checked(office: Office) 
         (("sign", "bundle", "--type", "release", "--key", "nobody.key"), 2, "no-such-key"),
         (("import", "bundle", "policy.json", "--public-key", "lena.pub"), 3, "bad-envelope"),
         (("import", "bundle", "policy.json"), 2, "whose-signature"),
-        (("import", "bundle", "policy.json", *BOTH), 2, "usage"),
+        (("import", "bundle", "policy.json", *BOTH), 3, "bad-envelope"),
+        (("list", "bundle", *BOTH), 2, "usage"),
+        (("new", *NEW[1:4], "--predicate", "template.json", "-o", "x.json"), 3, "predicate"),
+        (("template", "release"), 2, "predicate-not-needed"),
+        (("new", *NEW[1:6], "--supersedes", "policy.json", "-o", "x.json"), 3, "bad-envelope"),
+        (("new", *NEW[1:6], "--supersedes", RELEASE, "-o", "x.json"), 3, "other-type"),
+        (("sign", *NEW[1:6], "--supersedes", RELEASE, "--key", "lena.key"), 3, "other-type"),
+        (("new", "bundle", "--type", "release", "--supersedes", RELEASE, "-o", "x.json"), 2, "usage"),
+        (("sign", "opinion.yaml", "--supersedes", RELEASE, "--key", "lena.key"), 2, "usage"),
         (("import", "bundle", "policy.json", "--public-key", "lena.key"), 3, "bad-key"),
     ],
 )  # fmt: skip
 def test_a_refusal_names_its_reason_and_writes_nothing(
     office: Office, arguments: tuple[str, ...], code: int, reference: str
 ) -> None:
+    Path("template.json").write_text(json.dumps(BY_KIND["legal-opinion"].template()))
     before = snapshot(office.folder)
     report = office.report(*arguments)
     assert (report["exitCode"], references(report)[0]) == (code, reference)
@@ -227,3 +240,114 @@ def test_what_is_signed_is_the_statement_byte_for_byte(office: Office) -> None:
     office.report("sign", "statement.json", "--key", "lena.key", "-o", "out.sigstore.json")
     envelope = parse_bundle(Path("out.sigstore.json").read_bytes(), where="x")
     assert envelope.payload == Path("statement.json").read_bytes()
+
+
+# ---- a no and its withdrawal
+
+
+def test_a_rejection_blocks_until_its_signer_supersedes_it(office: Office) -> None:
+    Path("no.json").write_text('{"verdict": "rejected"}')
+    sign = ("sign", "bundle", "--type", "legal-opinion", "--key", "lena.key", "--predicate")
+    no = office.report(*sign, "no.json")["written"][0]
+    office.report(*sign, "opinion.yaml")
+    assert office.verdict() == "failed"
+    run([*office.bundle.arguments(), "--json"])
+    findings = json.loads(office.capsys.readouterr().out)["findings"]
+    assert [item["reference"] for item in findings] == ["threshold"]
+    command = findings[0]["hint"].split("`")[1].replace("BUNDLE", "bundle").replace("FILE", "opinion.yaml")
+    words = shlex.split(command.replace("KEY", "lena.key"))
+    assert words[-2:] == ["--supersedes", f"bundle/{no}"]
+    assert office.run(*words[2:])[0] == 0
+    assert office.verdict() == "passed"
+
+
+def test_a_statement_file_names_what_it_supersedes_before_it_is_signed(office: Office) -> None:
+    Path("no.json").write_text('{"verdict": "rejected"}')
+    arguments = ("--type", "legal-opinion", "--predicate", "no.json", "--key", "lena.key")
+    no = Path("bundle", office.report("sign", "bundle", *arguments)["written"][0])
+    digest = hashlib.sha256(parse_bundle(no.read_bytes(), where="no").payload).hexdigest()
+    _, _, err = office.run(*NEW, "--supersedes", str(no), "--supersedes", str(no))
+    assert f'says      supersedes[0]: "{digest}"' in err
+    assert json.loads(Path("statement.json").read_bytes())["predicate"]["supersedes"] == [digest]
+
+
+def test_a_no_about_another_bundle_cannot_be_superseded(office: Office) -> None:
+    other = make_bundle(office.folder / "other", {"payload/b": b"b"})
+    arguments = ("--type", "legal-opinion", "--predicate", "opinion.yaml", "--key", "lena.key")
+    said = office.report("sign", str(other.root), *arguments)["written"][0]
+    refused = office.report(*NEW, "--supersedes", str(other.root / said))
+    assert (refused["exitCode"], references(refused)) == (11, ["other-subject"])
+
+
+# ---- everything is shown, nothing has to be guessed
+
+
+def test_conditions_and_nested_members_are_shown_before_signing(office: Office) -> None:
+    said = {
+        "verdict": "approved-with-conditions",
+        "conditions": ["no medical use", {"until": ["x"], "none": []}],
+        "document": {"sha256": "a" * 64},
+    }
+    Path("opinion.yaml").write_text(json.dumps(said))
+    shown = [
+        'conditions[0]: "no medical use"',
+        'conditions[1].until[0]: "x"',
+        "conditions[1].none: []",
+        "document.sha256: ",
+        "serial: 7",
+    ]
+    for arguments in (
+        NEW,
+        ("sign", "statement.json", "--key", "lena.key"),
+        ("sign", *NEW[1:6], "--key", "lena.key"),
+    ):
+        code, _, err = office.run(*arguments)
+        assert (code, [line for line in shown if f"says      {line}" not in err]) == (0, [])
+    _, out, _ = office.run("list", "bundle")
+    assert "no medical use" in out
+
+
+@pytest.mark.parametrize("kind", ["release", "oms"])
+def test_members_computed_from_the_bundle_are_shown_by_their_number(office: Office, kind: str) -> None:
+    _, _, err = office.run("new", "bundle", "--type", kind, "-o", f"{kind}.json")
+    said = json.loads(Path(f"{kind}.json").read_bytes())["predicate"]
+    assert [name for name in said if f"says      {name}: " not in err] == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind, known in BY_KIND.items() if known.author == "person"])
+def test_a_template_is_refused_until_it_is_filled_in(office: Office, kind: str) -> None:
+    _, out, _ = office.run("template", kind)
+    template = json.loads(out)
+    needed = office.report("template", kind)["required"]
+    assert set(needed) <= template.keys()
+    Path("p.json").write_text(out)
+    new = ("new", "bundle", "--type", kind, "--predicate", "p.json", "-o", "p.statement.json")
+    refused = office.report(*new)
+    assert (refused["exitCode"], set(references(refused))) == (3, {"predicate"})
+    assert len(refused["findings"]) == out.count(FILL_IN)
+    for name in needed:
+        Path("p.json").write_text(json.dumps({key: True for key in needed if key != name}))
+        assert any(name in item["where"] for item in office.report(*new)["findings"])
+
+
+def test_import_warns_of_a_signer_whom_the_policy_does_not_know(office: Office) -> None:
+    stranger = generate()
+    Path("sam.key").write_bytes(stranger.to_pem(None))
+    Path("sam.key").chmod(0o600)
+    Path("sam.pub").write_text(stranger.public.pem)
+    office.report(*NEW)
+    office.report("sign", "statement.json", "--key", "sam.key")
+    arguments = ("import", "bundle", "statement.sigstore.json", "--public-key", "sam.pub")
+    warned = office.report(*arguments, "--policy", "policy.json")
+    assert warned["exitCode"] == 0
+    assert [(item["reference"], item["severity"]) for item in warned["findings"]] == [
+        ("unknown-signer", "warning")
+    ]
+    assert "refuse the whole bundle" in office.run(*arguments, "--policy", "policy.json")[2]
+    assert office.verdict() == "failed"
+
+
+def test_import_of_a_known_signer_warns_of_nothing(office: Office) -> None:
+    office.report(*NEW)
+    office.report("sign", "statement.json", "--key", "lena.key")
+    assert office.report("import", "bundle", "statement.sigstore.json", *BOTH)["findings"] == []
