@@ -7,13 +7,15 @@ bundle is `trust.policy.evaluate`. Nothing is defaulted that would make a policy
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
 from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
 from bundler.core.names.people import fold_name, look_alikes, name_fault, text_fault
+from bundler.core.purl import normal_name
 from bundler.core.timestamps import parse_instant
 from bundler.errors import ExitCode, Finding, MalformedError
 from bundler.trust.dsse import check_shape, decode_base64
@@ -54,6 +56,13 @@ _ROLE_SHAPE = {
     "distinctFrom?": [str],
 }
 _REQUIREMENT_SHAPE = {"id": str, "role": str, "predicateType": str, "subject?": str, "where?": dict}
+_ENGINE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
+_VERSION = re.compile(
+    r"v?(?:\d+!)?\d+(?:\.\d+)*(?:[-_.]?(?:a|b|c|rc|alpha|beta|pre|preview)[-_.]?\d*)?"
+    r"(?:-\d+|[-_.]?(?:post|rev|r)[-_.]?\d*)?(?:[-_.]?dev[-_.]?\d*)?(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""PEP 440, appendix B. This module travels without `packaging`; a test holds the two together."""
 EXPIRY_BEHAVIOURS = ("warn", "enforce")
 
 
@@ -318,6 +327,7 @@ def _parse_floors(value: Mapping[str, Any], where: str) -> dict[str, int]:
 def _parse_rules(value: Mapping[str, Any], where: str) -> Rules:
     engines = value.get("engines", {})
     check_shape(list(engines.values()), [str], where=f"{where}: rules.engines", reference="bad-policy")
+    _refuse_if([*_rule_list_faults(value, where), *_engine_faults(engines, where)])
     expiry = value.get("expiry", EXPIRY_BEHAVIOURS[0])
     if expiry not in EXPIRY_BEHAVIOURS:
         _refuse(where, "rules.expiry", " or ".join(EXPIRY_BEHAVIOURS), expiry)
@@ -330,6 +340,33 @@ def _parse_rules(value: Mapping[str, Any], where: str) -> Rules:
         engines=dict(engines),
         expiry=expiry,
     )
+
+
+def _rule_list_faults(rules: Mapping[str, Any], where: str) -> Iterator[Finding]:
+    """Lists of rules that would ask for nothing: empty ones, and entries that no value can equal."""
+    for rule, name in (("licenses", "allow"), ("licenses", "deny"), ("content", "formats")):
+        items = rules.get(rule, {}).get(name)
+        place = f"rules.{rule}.{name}"
+        if items == []:
+            # An empty list of what is allowed reads as "nothing", and would allow all.
+            yield _finding(where, place, "at least one entry, or no such member", "an empty list")
+        for item in items or ():
+            fault = text_fault(item) or ("" if item.strip() == item != "" else f"{item!r}")
+            if fault:
+                yield _finding(where, place, "names without control characters or spaces around them", fault)
+
+
+def _engine_faults(engines: Mapping[str, str], where: str) -> Iterator[Finding]:
+    """Floors that no version can be compared with, and one engine under two spellings."""
+    seen: dict[str, str] = {}
+    for name, floor in engines.items():
+        place = f"rules.engines.{name[:60]}"
+        if not _ENGINE.fullmatch(name):
+            yield _finding(where, place, "the name of a distribution, like vllm", name)
+        elif seen.setdefault(normal_name(name), name) != name:
+            yield _finding(where, place, "every engine once", f"{seen[normal_name(name)]} is the same name")
+        if not _VERSION.fullmatch(floor):
+            yield _finding(where, place, "a version as PEP 440 has it, like 0.19.1", floor)
 
 
 def _coherence_faults(policy: TrustPolicy, where: str) -> list[Finding]:

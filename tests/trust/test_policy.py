@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import InvalidVersion, Version
 
 from bundler.core.manifest import Manifest
 from bundler.errors import ExitCode, MalformedError
@@ -392,3 +393,63 @@ def test_every_algorithm_signs_verifies_and_refuses_another_message(algorithm: s
     assert not verify_signature(key, b"massage", signature)
     assert not verify_signature(key, b"message", signature[:-1])
     assert spki.can_be_signature(algorithm, signature)
+
+
+FAIL_OPEN_RULES: list[tuple[Any, str]] = [
+    ({"engines": {"vllm": version}}, "rules.engines.vllm")
+    for version in ("", "latest", ">=0.19", "0.19.x", "0.19.1 ", "0.19,0.20", "b6000", "1!", "٠.١")
+]
+FAIL_OPEN_RULES += [
+    ({"engines": {"vllm": "1", "VLLM": "2"}}, "rules.engines.vllm"),
+    ({"engines": {"": "1"}}, "rules.engines."),
+    ({"engines": {"vllm ": "1"}}, "rules.engines.vllm"),
+    ({"engines": {"vllm": 1}}, "rules.engines"),
+    ({"engines": {"vllm": None}}, "rules.engines"),
+    ({"engines": ["vllm"]}, "rules.engines"),
+    ({"licenses": {"allow": []}}, "rules.licenses.allow"),
+    ({"licenses": {"deny": []}}, "rules.licenses.deny"),
+    ({"licenses": {"deny": [""]}}, "rules.licenses.deny"),
+    ({"licenses": {"deny": [" MIT"]}}, "rules.licenses.deny"),
+    ({"licenses": {"deny": ["MI\u200bT"]}}, "rules.licenses.deny"),
+    ({"licenses": {"deny": "MIT"}}, "rules.licenses.deny"),
+    ({"licenses": {"deny": [None]}}, "rules.licenses.deny"),
+    ({"licenses": ["MIT"]}, "rules.licenses"),
+    ({"licenses": None}, "rules.licenses"),
+    ({"content": {"formats": []}}, "rules.content.formats"),
+    ({"content": {"formats": "bf16"}}, "rules.content.formats"),
+    ({"content": {"pickle": "false"}}, "rules.content.pickle"),
+    ({"content": {"pickle": 0}}, "rules.content.pickle"),
+    ({"content": {"pickle": None}}, "rules.content.pickle"),
+    ({"expiry": None}, "rules.expiry"),
+    ({"expiry": "Enforce"}, "rules.expiry"),
+    ({"expiry": True}, "rules.expiry"),
+    (None, "rules"),
+    ([], "rules"),
+]
+
+
+@pytest.mark.parametrize(("rules", "place"), FAIL_OPEN_RULES)
+def test_a_rule_that_would_check_nothing_is_refused(rules: Any, place: str) -> None:
+    value = good_policy()
+    value["rules"] = rules
+    with pytest.raises(MalformedError) as caught:
+        TrustPolicy.parse(dump(value))
+    assert caught.value.exit_code == ExitCode.MALFORMED
+    places = [finding.where.replace(": ", ".") for finding in caught.value.findings]
+    assert any(found.startswith(f"policy.{place}") for found in places)
+
+
+VERSIONS = st.sampled_from(["1.0-1", "1rc1.post2.dev3", "1!2", "V1", "1.0+a.1", "1.0.rc_1", "1..2", "1-r4"])
+
+
+@given(st.from_regex(r"[v0-9!.+a-z_-]{1,14}", fullmatch=True) | VERSIONS)
+def test_a_floor_is_read_exactly_as_packaging_reads_versions(text: str) -> None:
+    value = good_policy()
+    value["rules"] = {"engines": {"vllm": text}}
+    try:
+        Version(text)
+    except InvalidVersion:
+        with pytest.raises(MalformedError):
+            TrustPolicy.parse(dump(value))
+    else:
+        assert TrustPolicy.parse(dump(value)).rules.engines == {"vllm": text}
