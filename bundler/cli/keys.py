@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bundler.cli.output import Output, json_option, printable
+from bundler.cli.output import Output, json_option
 from bundler.cli.passphrase import read_passphrase
 from bundler.cli.signing_keys import default_module, pin_reader, public_key_of, secret_options
+from bundler.core.names.people import owner_fault
 from bundler.core.report import Report
 from bundler.errors import UsageError
 from bundler.storage.named_output import require_outputs, write_output
@@ -23,7 +26,26 @@ ALGORITHMS = {
     "ed25519": "ed25519",
     "ml-dsa-65": "ml-dsa-65",
 }
+_OWNER_HELP = "Person who holds the key; written above the public key."
 _NEVER = "a key is never overwritten: choose another name with -o"
+
+
+def _checked_owner(_ctx: click.Context, _parameter: click.Parameter, owner: str) -> str:
+    """The name as typed. Raises UsageError (`bad-owner`) for one that prints as somebody else."""
+    fault = owner_fault(owner) if owner else ""
+    if fault:
+        raise UsageError(
+            "bad-owner",
+            "the name cannot be that of a key's owner",
+            where="--owner",
+            expected="letters of one alphabet in each word, nothing invisible",
+            found=fault,
+            hint='type the name again by hand: --owner "Ann Abel"',
+        )
+    return owner
+
+
+_owner_option = click.option("--owner", default="", callback=_checked_owner, help=_OWNER_HELP)
 
 
 @click.group()
@@ -56,7 +78,7 @@ def command() -> None:
     show_default=True,
     help="p256 is the only one that every third-party tool accepts.",
 )
-@click.option("--owner", default="", help="Person who holds the key; written above the public key.")
+@_owner_option
 @click.option(
     "--insecure-no-passphrase", is_flag=True, help="Write the private key unencrypted (tests, rehearsals)."
 )
@@ -74,6 +96,9 @@ def generate(
 ) -> int:
     """Make a key pair: an encrypted private key (mode 0600) and a public one.
 
+    Where an interrupted run left the private key alone, the same command keeps it, opens it with the
+    passphrase, and writes its public half.
+
     Example: sealift keys generate -o release.key
     """
     output = Output(as_json)
@@ -85,15 +110,21 @@ def generate(
     from bundler.trust import keys
 
     public_file = out.with_suffix(".pub")
-    require_outputs(out, public_file, inputs=[passphrase_file], hint=_NEVER)
-    passphrase = None
-    if not insecure_no_passphrase:
-        passphrase = read_passphrase(passphrase_file, what=str(out), confirm=True)
-    key = keys.generate(ALGORITHMS[algorithm])
-    write_output(out, key.to_pem(passphrase), mode=0o600)
-    _write_public(public_file, key.public, owner)
+    if _lacks_public_half(out, public_file):
+        require_outputs(public_file, inputs=[passphrase_file, out], hint=_NEVER)
+        public = _opened_again(out, public_file, ALGORITHMS[algorithm], passphrase_file)
+        output.say("the private key was there without its public half: it is kept, no new one was made")
+    else:
+        require_outputs(out, public_file, inputs=[passphrase_file], hint=_NEVER)
+        passphrase = None
+        if not insecure_no_passphrase:
+            passphrase = read_passphrase(passphrase_file, what=str(out), confirm=True)
+        key = keys.generate(ALGORITHMS[algorithm])
+        write_output(out, key.to_pem(passphrase), mode=0o600)
+        public = key.public
+    _write_public(public_file, public, owner)
     output.say(f"private key  {out}")
-    return _tell(output, key.public, {"privateKey": str(out), "publicKey": str(public_file)})
+    return _tell(output, public, {"privateKey": str(out), "publicKey": str(public_file)})
 
 
 @command.command()
@@ -105,7 +136,7 @@ def generate(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the public key to this file, for a policy.",
 )
-@click.option("--owner", default="", help="Person who holds the key; written above the public key.")
+@_owner_option
 @secret_options
 @json_option
 def show(
@@ -139,6 +170,51 @@ def fingerprint(key: str, passphrase_file: Path | None, pin_file: Path | None, a
     return output.emit(Report(verb="keys", data=_facts(public)))
 
 
+def _lacks_public_half(private: Path, public_file: Path) -> bool:
+    """Whether a run that was interrupted left a private key alone."""
+    from bundler.storage.bounded_read import read_at_most
+    from bundler.trust import keys
+
+    if (
+        public_file == private
+        or os.path.lexists(public_file)
+        or private.is_symlink()
+        or not private.is_file()
+    ):
+        return False
+    return keys.is_private_pem(read_at_most(private, keys.KEY_FILE_LIMIT))
+
+
+def _opened_again(
+    private: Path, public_file: Path, algorithm: str, passphrase_file: Path | None
+) -> PublicKey:
+    """The public half of a key file that the person can open with a passphrase, of the algorithm asked for.
+
+    A key without a passphrase may be anybody's: a person has to say that it is theirs.
+    Raises UsageError (`output-exists`) and as `keys.read_private_key`.
+    """
+    from bundler.trust import keys
+
+    opened: list[bytes] = []
+
+    def passphrase() -> bytes:
+        opened.append(read_passphrase(passphrase_file, what=str(private)))
+        return opened[0]
+
+    public = keys.read_private_key(private, passphrase).public
+    if opened and public.algorithm == algorithm:
+        return public
+    raise UsageError(
+        "output-exists",
+        "a private key is there without its public half",
+        where=str(private),
+        expected=f"a key of {algorithm}, encrypted with your passphrase",
+        found=f"a key of {public.algorithm}, {'encrypted' if opened else 'not encrypted'}",
+        hint=f"if it is yours: `sealift keys show {shlex.quote(str(private))} -o "
+        f"{shlex.quote(str(public_file))}`; else choose another name with -o",
+    )
+
+
 def _generate_in_token(text: str, algorithm: str, pin_file: Path | None) -> PublicKey:
     from bundler.signing import pkcs11
     from bundler.signing.pkcs11_uri import Pkcs11Uri
@@ -158,7 +234,7 @@ def _generate_in_token(text: str, algorithm: str, pin_file: Path | None) -> Publ
 def _write_public(path: Path, public: PublicKey, owner: str) -> None:
     from bundler.trust import keys
 
-    write_output(path, (keys.owner_line(printable(owner)) + public.pem).encode())
+    write_output(path, (keys.owner_line(owner) + public.pem).encode())
 
 
 def _tell(output: Output, public: PublicKey, data: dict[str, str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bundler.errors import UsageError
+from bundler.storage.secret_memory import hide_memory
 
 PASSPHRASE_VARIABLE = "SEALIFT_PASSPHRASE"  # noqa: S105 - the name of a variable
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -27,6 +28,7 @@ def passphrase_option(command: Command) -> Command:
 
 def read_passphrase(passphrase_file: Path | None, *, what: str, confirm: bool = False) -> bytes:
     """The passphrase for `what`, without its final line break. Raises UsageError (`no-passphrase`)."""
+    hide_memory()
     if passphrase_file is not None:
         from bundler.storage.bounded_read import read_named
         from bundler.trust.keys import KEY_FILE_LIMIT, refuse_readable_by_others

@@ -116,8 +116,10 @@ def _keyless(
     from bundler.cli.bundle_files import read_small
     from bundler.signing import keyless
     from bundler.storage.named_output import require_outputs, write_output
+    from bundler.storage.secret_memory import hide_memory
     from bundler.trust.keys import refuse_readable_by_others
 
+    hide_memory()
     require_outputs(save_trusted_root, inputs=[trust_config, token_file], replace=True)
     text = None
     if token_file is not None:

@@ -13,6 +13,7 @@ import click
 
 from bundler.cli.passphrase import passphrase_option, read_passphrase
 from bundler.errors import UsageError
+from bundler.storage.secret_memory import hide_memory
 
 if TYPE_CHECKING:
     from bundler.signing.signer import Signer
@@ -97,6 +98,7 @@ def pin_reader(pin_source: str, pin_file: Path | None) -> Callable[[str], str]:
     file = pin_file or (Path(pin_source) if pin_source else None)
 
     def read(what: str) -> str:
+        hide_memory()
         if file is not None:
             return _from_file(file)
         if PIN_VARIABLE in os.environ:

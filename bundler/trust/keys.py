@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from bundler.errors import AuthenticityError, MachineError, MalformedError
+from bundler.storage.secret_memory import hide_memory
 from bundler.trust import spki
 from bundler.trust.key_encryption import encrypt_private_key
 from bundler.trust.policy_document import PolicyKey
@@ -86,6 +87,7 @@ def generate(algorithm: str = DEFAULT_ALGORITHM) -> PrivateKey:
         spki.ED25519: ed25519.Ed25519PrivateKey.generate,
         spki.ML_DSA_65: _generate_ml_dsa,
     }
+    hide_memory()
     return _private(makers[algorithm](), where="new key")
 
 
@@ -171,6 +173,7 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
     AuthenticityError (`wrong-passphrase`).
     """
     refuse_readable_by_others(path)
+    hide_memory()
     data = _read(path)
     secret = passphrase() if is_encrypted_pem(data) else None
     try:

@@ -20,6 +20,7 @@ _REFUSED = {
     "Zl": "line separator",
     "Zp": "paragraph separator",
 }
+_LOOK_ALIKE_ALPHABETS = frozenset({"LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU"})
 MAX_NAME = 500
 """Characters of a name: long enough for any person, short enough to be compared aloud."""
 _ROUNDS = 4
@@ -43,6 +44,33 @@ def name_fault(name: str) -> str:
     if len(name) > MAX_NAME:
         return f"it has {len(name)} characters, at most {MAX_NAME} are allowed"
     return text_fault(name) or ("" if fold_name(name) else "it is empty")
+
+
+def owner_fault(name: str) -> str:
+    """Why `name` is not taken as the name of a new key's owner; empty when it is.
+
+    Stricter than `name_fault`: also letters that nobody sees, letters in disguise (full-width, mathematical)
+    and words that mix alphabets with letters that look alike.
+    """
+    fault = name_fault(name)
+    if fault:
+        return fault
+    plain = unicodedata.normalize("NFC", name)
+    for character in plain:
+        if not character.isprintable() or _within(ord(character), _tables()[1]):
+            return f"it holds the invisible character U+{ord(character):04X}"
+        if character != unicodedata.normalize("NFKC", character):
+            return f"it holds U+{ord(character):04X}, which prints as another character"
+    if plain != " ".join(plain.split()):
+        return "it has spaces around it, or several together"
+    mixed = next((word for word in plain.split() if len(_alphabets(word)) > 1), "")
+    return f"{mixed!a} mixes the alphabets {' and '.join(sorted(_alphabets(mixed)))}" if mixed else ""
+
+
+def _alphabets(word: str) -> frozenset[str]:
+    """The alphabets of a word among those whose letters look alike."""
+    names = (unicodedata.name(letter, "").partition(" ")[0] for letter in word if letter.isalpha())
+    return frozenset(names) & _LOOK_ALIKE_ALPHABETS
 
 
 @functools.lru_cache(maxsize=4096)
