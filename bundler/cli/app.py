@@ -17,7 +17,7 @@ import click
 
 from bundler import __version__
 from bundler.cli.examples import with_examples
-from bundler.cli.output import Output, print_error, print_traceback, talk, wants_json
+from bundler.cli.output import Output, print_error, print_traceback, remember_program, talk, wants_json
 from bundler.core.report import Report
 from bundler.errors import ExitCode, InterruptedByUser, SealiftError, UsageError
 from bundler.verification.standard_streams import forgive, refusal
@@ -108,6 +108,7 @@ def sealift() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with the exit code of format.md section 8."""
     forgive()
+    remember_program(sys.argv[0])
     given = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(written(run(given)))
 

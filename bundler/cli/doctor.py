@@ -139,7 +139,8 @@ def uv_program(_: Path) -> Iterator[Check]:
             name="uv",
             state="missing",
             says="not found",
-            hint="pip install uv, or from payload/tools of a bundle",
+            hint="`python3 -m pip install uv`; without a network "
+            "`python3 -m pip install --no-index --find-links BUNDLE/payload/tools uv`",
         )
 
 
@@ -194,7 +195,7 @@ def trust_policy(_: Path) -> Iterator[Check]:
 
     for name, path in (("trust policy", DEFAULT_POLICY), ("trust state", DEFAULT_STATE)):
         there = path.exists()
-        hint = "`sealift trust init` makes a policy; the first verification writes the state"
+        hint = "the policy comes from your security officer; the first verification writes the state"
         yield Check(
             name=name,
             state="ok" if there else "note",

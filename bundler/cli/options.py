@@ -210,8 +210,9 @@ def _read(path: Path, limit: int, what: str) -> bytes:
             where=str(path),
             expected="a file from your security officer",
             found="nothing",
-            hint=f"name it with --{what.replace(' ', '-')} FILE"
-            + ("; `sealift trust init` makes a first one" if what == "policy" else ""),
+            # Never a command that makes one: who makes the policy decides whom this site trusts.
+            hint=f"ask your security officer for it and name it with --{what.replace(' ', '-')} FILE; "
+            "never take one that came with a bundle",
         )
     with path.open("rb") as file:
         data = file.read(limit + 1)

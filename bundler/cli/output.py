@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -34,6 +36,8 @@ _SIGNING = frozenset({"sign", "attest", "trust", "keys"})
 """Verbs whose talk is never left out: people must see what they sign, and to whom they give trust."""
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _verbose: ContextVar[bool] = ContextVar("verbose", default=False)
+_program: ContextVar[str] = ContextVar("program", default="sealift")
+"""How a person can call sealift here; a path where its name alone finds nothing."""
 
 
 def json_option(command: Command) -> Command:
@@ -76,6 +80,19 @@ def _set_verbose(_ctx: click.Context, _parameter: click.Parameter, value: bool) 
 def is_quiet() -> bool:
     """Whether `-q` was given to the verb that runs."""
     return _quiet.get()
+
+
+def remember_program(called: str) -> None:
+    """Make the commands in messages work where `sealift` is not on PATH; `called` is `sys.argv[0]`."""
+    if shutil.which("sealift") is None:
+        places = (Path(called).absolute(), Path(sys.executable).with_name("sealift"))
+        scripts = [str(place) for place in places if place.name == "sealift" and place.exists()]
+        _program.set(shlex.quote(scripts[0]) if scripts else f"{shlex.quote(sys.executable)} -m bundler")
+
+
+def _callable(text: str) -> str:
+    """A hint whose commands begin with what this machine can call."""
+    return text.replace("`sealift ", f"`{_program.get()} ")
 
 
 def wants_json(arguments: list[str]) -> bool:
@@ -125,7 +142,9 @@ class Output:
     def command(self, words: list[str], *, err: bool = True) -> None:
         """The next command to paste: its digests stay in one piece."""
         if not self.as_json and not is_quiet():
-            _write(f"next: {printable(shlex.join(words))}", sys.stderr if err else sys.stdout)
+            program, rest = words[:1], words[1:]
+            shown = shlex.join(words) if program != ["sealift"] else f"{_program.get()} {shlex.join(rest)}"
+            _write(f"next: {printable(shown)}", sys.stderr if err else sys.stdout)
 
     def emit(self, report: Report) -> int:
         """Print the report (findings for people, everything as JSON) and give back its exit code."""
@@ -189,6 +208,8 @@ def render(finding: Finding) -> str:
     lines = [f"{label} {for_people(f'{finding.reference}: {finding.what}')}"]
     for name in ("where", "expected", "found", "hint"):
         text = getattr(finding, name)
+        if name == "hint":
+            text = _callable(text)
         if text:
             lines.append(for_people(f"  {name + ':':<9} {text}", indent=12))
     return "\n".join(lines)

@@ -90,7 +90,7 @@ def command(
     if source is None:
         if not data:
             raise UsageError(
-                "nothing-to-plan", "name a spec or a lock", hint="sealift plan spec.yaml --to DIR"
+                "nothing-to-plan", "name a spec or a lock", hint="`sealift plan spec.yaml --to DIR`"
             )
         return output.emit(Report(verb="plan", data=data))
     machine = None if node is None else parse_node(node)

@@ -356,7 +356,7 @@ def uv_program(bundle: Path, entries: Mapping[str, FileEntry]) -> Iterator[Path]
             "the program uv is missing, here and in the bundle",
             expected="uv in sealift's own environment, or its wheel in payload/tools",
             found="neither",
-            hint="python -m pip install --no-index --find-links BUNDLE/payload/tools uv",
+            hint="`python3 -m pip install --no-index --find-links BUNDLE/payload/tools uv`",
         )
     with private_folder("sealift-uv-") as folder:
         yield _unpacked_uv(bundle, entries[fitting[0]], folder)

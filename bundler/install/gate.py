@@ -123,5 +123,5 @@ def _refuse_contradictions(request: InstallRequest) -> None:
             "what to install is not said" if request.images is None else "an engine needs a place",
             expected="--to DIR for the engine, --images TARGET for the images, or both",
             found="no --to",
-            hint="sealift install BUNDLE --policy POLICY --to /srv/sealift/engine",
+            hint="`sealift install BUNDLE --policy POLICY --to /srv/sealift/engine`",
         )

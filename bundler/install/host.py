@@ -118,7 +118,8 @@ def _ask(path: str, target: Target, caller: Mapping[str, str]) -> HostPython:
             where=path,
             expected=f"CPython {target.python} on {target.arch}",
             found=f"{told.get('implementation')} {version} on {machine}" if told else "nothing that answers",
-            hint=f"name another one with --python, or install python{target.python}",
+            hint=f"name another one with --python, or install CPython {target.python} from this site's own "
+            "mirror",
         )
     return HostPython(path=Path(path), version=version)
 

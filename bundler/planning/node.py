@@ -38,5 +38,5 @@ def _bad(text: str) -> UsageError:
         where="--node",
         expected="COUNTxGPU with 1 to 4096 GPUs (16xH100, 4xH200:140GB), or main memory (512GiB)",
         found=text[:100],
-        hint="sealift plan --gpus",
+        hint="`sealift plan --gpus` lists what is known",
     )

@@ -134,6 +134,6 @@ def _library() -> tuple[Any, Any]:
             where="--plot",
             expected="matplotlib",
             found=str(error),
-            hint="python -m pip install 'sealift[plot]'",
+            hint="`python3 -m pip install 'sealift[plot]'`",
         ) from error
     return matplotlib, Figure

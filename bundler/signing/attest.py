@@ -204,7 +204,7 @@ def _predicate_missing(kind: str) -> UsageError:
         where=KINDS[kind],
         expected="a predicate file (JSON or YAML)",
         found="none",
-        hint=f"sealift attest template {kind} > {kind}.json; fill it in, then add --predicate {kind}.json",
+        hint=f"`sealift attest template {kind} > {kind}.json`; fill it in, then add --predicate {kind}.json",
     )
 
 

@@ -202,7 +202,8 @@ def _python_pkcs11() -> Any:
             "keys on tokens need python-pkcs11, which is not installed",
             expected=f"the extra {EXTRA} of sealift",
             found=str(error),
-            hint=f"pip install 'sealift[{EXTRA}]'",
+            hint=f"`python3 -m pip install 'sealift[{EXTRA}]'`, without a network from a folder of wheels: "
+            f"`python3 -m pip install --no-index --find-links WHEELS 'sealift[{EXTRA}]'`",
         ) from error
     return pkcs11
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from bundler.trust.policy_document import PolicyKey
 KEY_FILE_LIMIT = 64 << 10
 # In two parts: whoever searches the source for stray keys shall not find this line.
 ENCRYPTED_MARK = b"-----BEGIN ENCRYPTED " + b"PRIVATE KEY-----"
+PUBLIC_MARK = b"-----BEGIN PUBLIC KEY-----"
 DEFAULT_ALGORITHM = spki.ECDSA_P256
 """The only algorithm that every third-party tool accepts (format.md section 5)."""
 _DIGESTS = {spki.ECDSA_P256: hashes.SHA256, spki.ECDSA_P384: hashes.SHA384}
@@ -172,9 +174,10 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
     Raises MachineError (`key-file-readable`) when others may read the file, MalformedError (`bad-key`),
     AuthenticityError (`wrong-passphrase`).
     """
-    refuse_readable_by_others(path)
     hide_memory()
     data = _read(path)
+    _refuse_public(path, data)
+    refuse_readable_by_others(path)
     secret = passphrase() if is_encrypted_pem(data) else None
     try:
         key = serialization.load_pem_private_key(data, secret)
@@ -196,6 +199,20 @@ def read_private_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
     return _private(key, where=str(path))
 
 
+def _refuse_public(path: Path, data: bytes) -> None:
+    """Before the mode is judged: a public key may be read by everybody."""
+    if not is_private_pem(data) and PUBLIC_MARK in data:
+        raise MalformedError(
+            "bad-key",
+            "this is a public key, and the private one is needed",
+            where=str(path),
+            expected="a PKCS#8 PEM file as `sealift keys generate` writes it",
+            found="a public key, which everybody may read",
+            hint="name the file with the private key; `sealift keys generate -o NAME.key` writes NAME.key "
+            "(private) and NAME.pub (public)",
+        )
+
+
 def refuse_readable_by_others(path: Path) -> None:
     """Raises MachineError (`key-file-readable`) when the group or others may read or write `path`."""
     mode = stat.S_IMODE(path.stat().st_mode)
@@ -206,7 +223,7 @@ def refuse_readable_by_others(path: Path) -> None:
             where=str(path),
             expected="mode 0600 or 0400",
             found=f"mode {mode:04o}",
-            hint=f"chmod 600 {path}",
+            hint=f"chmod 600 {shlex.quote(str(path))}",
         )
 
 

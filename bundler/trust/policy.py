@@ -60,7 +60,8 @@ class RequirementOutcome:
     """How one requirement fared. `counted` are distinct owners; `missing` is how many more are needed.
 
     `not_checked` names files of unknown content that might have helped but that this program cannot check.
-    `objections` are what owners of the role said against it and did not withdraw.
+    `objections` are what owners of the role said against it and did not withdraw. `signed_another` names the
+    statements of the required type whose signature is good and whose subject is another manifest.
     """
 
     requirement: Requirement
@@ -71,6 +72,7 @@ class RequirementOutcome:
     not_checked: tuple[str, ...] = ()
     objections: tuple[Objection, ...] = ()
     counted_attestations: tuple[str, ...] = ()
+    signed_another: tuple[str, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -194,7 +196,7 @@ def evaluate(
     return TrustResult(
         authentication,
         requirements,
-        (*_revocation_findings(policy, manifest), *_unmet(requirements)),
+        (*_revocation_findings(policy, manifest), *_unmet(requirements, bundle.changed_after_signing())),
         bundle.newest_time(lambda item: item.key not in policy.revoked.keys),
         bundle.newest_time(lambda item: item.name in counted),
     )
@@ -341,7 +343,18 @@ class _Bundle:
             not_checked=self._might_help(role),
             objections=answer.objections,
             counted_attestations=tuple(names),
+            signed_another=tuple(item.name for item, _ in answer.faults if self._signs_another(item)),
         )
+
+    def _signs_another(self, item: Attestation) -> bool:
+        """Whether `item` names a manifest, and not this one: nobody may sign this one to make up for it."""
+        named = _manifests_named(item)
+        return bool(named) and self.manifest.sha256 not in named
+
+    def changed_after_signing(self) -> bool:
+        """Whether all that was signed is about another manifest, and nothing about this one."""
+        signed = [item for item in self.authentication.attestations if _manifests_named(item)]
+        return bool(signed) and all(map(self._signs_another, signed))
 
     def _might_help(self, role: Role) -> tuple[str, ...]:
         """Unchecked files that a member of `role` may have signed."""
@@ -441,11 +454,11 @@ def _revocation_findings(policy: TrustPolicy, manifest: Manifest) -> Iterable[Fi
         )
 
 
-def _unmet(requirements: Iterable[RequirementOutcome]) -> Iterable[Finding]:
+def _unmet(requirements: Iterable[RequirementOutcome], changed: bool) -> Iterable[Finding]:
     for outcome in requirements:
         if outcome.missing:
             # It names everybody who said no: one fact, one finding.
-            yield _unmet_finding(outcome)
+            yield _unmet_finding(outcome, changed)
             continue
         for objection in outcome.objections:
             yield _objection_finding(outcome, objection)
@@ -481,7 +494,40 @@ def _withdrawal(predicate_type: str, attestation: str) -> str:
     )
 
 
-def _unmet_finding(outcome: RequirementOutcome) -> Finding:
+def _manifests_named(item: Attestation) -> frozenset[str]:
+    """The SHA-256 of every `manifest.json` that a statement names, as a subject or as a resource (OMS)."""
+    resources = item.statement.predicate.get("resources")
+    listed = resources if isinstance(resources, list) else []
+    members = [one for one in listed if isinstance(one, dict)]
+    named = [one.get("digest") for one in members if one.get("name") == MANIFEST_NAME]
+    named.append(item.statement.subjects.get(MANIFEST_NAME))
+    return frozenset(digest for digest in named if isinstance(digest, str))
+
+
+_CHANGED = (
+    "nobody may sign this manifest: it is not the one that was signed, so it was changed after signing or "
+    "mixed with another bundle. Get the whole bundle again from its builder"
+)
+_ASK_TO_SIGN = (
+    "ask the role's people, who compare the bundle with its builder's before they sign: "
+    "`sealift attest new BUNDLE --help`; `sealift verify BUNDLE --json` lists all requirements"
+)
+_CHECK_ELSEWHERE = (
+    "check it before you ask anybody to sign: `sealift verify BUNDLE --policy POLICY`, for a keyless "
+    "signature with `--trusted-root FILE`"
+)
+
+
+def _unmet_hint(outcome: RequirementOutcome, changed: bool) -> str:
+    """What to do. A manifest that differs from the signed one must never be signed to make it pass."""
+    if changed or outcome.signed_another:
+        return _CHANGED
+    if outcome.objections:
+        return _withdrawal(outcome.requirement.predicate_type, outcome.objections[0].attestation)
+    return _CHECK_ELSEWHERE if outcome.not_checked else _ASK_TO_SIGN
+
+
+def _unmet_finding(outcome: RequirementOutcome, changed: bool) -> Finding:
     wanted = outcome.requirement
     said = f", saying {dict(wanted.where)}" if wanted.where else ""
     found = [
@@ -504,9 +550,7 @@ def _unmet_finding(outcome: RequirementOutcome) -> Finding:
         where=f"policy: require.{wanted.id}, role {wanted.role}",
         expected=f"{outcome.threshold} distinct owners of {wanted.role} for {wanted.predicate_type}{said}",
         found="; ".join(found)[:1000],
-        hint=_withdrawal(wanted.predicate_type, outcome.objections[0].attestation)
-        if outcome.objections
-        else "`sealift verify --json` lists all requirements; ask the role's people to sign this manifest",
+        hint=_unmet_hint(outcome, changed),
         exit_code=ExitCode.INCOMPLETE if unchecked else ExitCode.AUTHENTICITY,
     )
 

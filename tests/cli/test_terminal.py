@@ -197,3 +197,19 @@ def test_no_verb_shows_raw_escapes(
         told = capsys.readouterr()
         raw = RAW.search(told.out + told.err)
         assert raw is None, (arguments, told.out + told.err)
+
+
+@pytest.mark.parametrize("command", [[str(Path(sys.executable).with_name("sealift"))], ["-m", "bundler"]])
+def test_hints_can_be_typed_where_sealift_is_not_on_the_path(command: list[str], tmp_path: Path) -> None:
+    command = command if len(command) == 1 else [sys.executable, *command]
+    done = subprocess.run(
+        [*command, "verfy"],
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (hint,) = re.findall("`(.*) verify`", done.stderr)
+    told = subprocess.run([*hint.split(), "--version"], capture_output=True, timeout=60, check=True)
+    assert b"sealift" in told.stdout

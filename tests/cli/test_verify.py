@@ -106,6 +106,7 @@ def test_without_a_perimeter_nothing_passes(
 
     report = json.loads(capsys.readouterr().out)
     assert (report["findings"][0]["reference"], report["verdict"]) == (reference, "failed")
+    assert "trust init" not in report["findings"][0]["hint"], "nobody inside makes the policy"
 
 
 def test_a_folder_that_is_not_there_is_told(bundle: TestBundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,3 +198,14 @@ def test_where_ml_dsa_is_missing_the_error_names_the_version(monkeypatch: pytest
 
 def test_a_key_file_is_private_from_the_first_byte(tmp_path: Path) -> None:
     assert stat.S_IMODE(write_key(tmp_path).stat().st_mode) == 0o600
+
+
+def test_a_public_key_in_place_of_the_private_one_is_not_asked_to_be_hidden(tmp_path: Path) -> None:
+    path = tmp_path / "release.pub"
+    path.write_text(keys.generate().public.pem)
+    path.chmod(0o644)
+    with pytest.raises(MalformedError, match="bad-key") as caught:
+        keys.read_private_key(path, lambda: b"")
+    (finding,) = caught.value.findings
+    assert "public key" in finding.what
+    assert "chmod" not in finding.hint

@@ -154,6 +154,27 @@ def test_a_requirement_says_who_counted_and_who_did_not_and_why() -> None:
     )
 
 
+def test_nobody_is_asked_to_sign_a_manifest_that_was_changed_after_signing() -> None:
+    case = Case()
+    case.sign_all()
+    case.manifest_changes = {"createdAt": "2026-01-01T00:00:00Z"}
+    findings = judged(case).findings
+    assert {finding.reference for finding in findings} == {"threshold"}
+    for finding in findings:
+        assert finding.hint.startswith("nobody may sign this manifest")
+        assert "changed after signing" in finding.hint
+        assert "from its builder" in finding.hint
+        assert "ask the role's people" not in finding.hint
+
+
+def test_a_requirement_that_nobody_signed_keeps_its_own_hint() -> None:
+    case = Case()
+    case.put("release", signed("release", case.release()))
+    hints = {finding.where: finding.hint for finding in judged(case).findings}
+    assert hints
+    assert all("ask the role's people" in hint for hint in hints.values())
+
+
 def test_a_revoked_keys_signature_verifies_and_says_why_it_does_not_count() -> None:
     case = Case()
     case.sign_all()

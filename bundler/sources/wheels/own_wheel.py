@@ -36,7 +36,7 @@ def own_distribution() -> Distribution:
             "sealift runs from its files but is not installed, so it has no metadata",
             expected="sealift installed",
             found="only the package's folder",
-            hint="python -m pip install -e . in the checkout",
+            hint="`python3 -m pip install -e .` in the checkout",
         ) from None
 
 

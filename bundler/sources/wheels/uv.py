@@ -45,7 +45,7 @@ def find_uv() -> str:
             "the program uv is not where its package put it",
             expected="uv in sealift's own environment",
             found="none",
-            hint="python -m pip install --force-reinstall uv",
+            hint="`python3 -m pip install --force-reinstall uv`",
         ) from None
 
 
