@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bundler.cli.arguments import LOCK_KIND, SpecFile, what_it_is
+from bundler.cli.connection import Connection, connection_options
 from bundler.cli.output import Output, json_option
 from bundler.cli.progress import make_progress
 from bundler.core.report import Report
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     "Each is compared with its locked digest.",
 )
 @click.option("--no-progress", is_flag=True, help="No progress bar or lines.")
+@connection_options
 @json_option
 def command(
     spec: Path,
@@ -70,6 +72,7 @@ def command(
     transport: str,
     reuse: tuple[Path, ...],
     no_progress: bool,
+    connection: Connection,
     as_json: bool,
 ) -> int:
     """Fetch what the lock of SPEC pins, check it and seal it as a bundle.
@@ -98,7 +101,9 @@ def command(
         own_wheel=own_wheel(),
         reuse=reuse,
     )
-    result = build(request, make_progress(wanted=not (no_progress or as_json)))
+    progress = make_progress(wanted=not (no_progress or as_json))
+    with connection.opened(output.say):
+        result = build(request, progress)
     return output.emit(tell(result, output))
 
 

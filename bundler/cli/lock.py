@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bundler.cli.arguments import SpecFile
+from bundler.cli.connection import Connection, connection_options
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--check", is_flag=True, help="Write nothing; say whether locking again would pin something else."
 )
+@connection_options
 @json_option
-def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
+def command(spec: Path, target: Path | None, check: bool, connection: Connection, as_json: bool) -> int:
     """Pin every name in SPEC: a commit, a size and a digest for each file, wheel and image.
 
     The lock holds no address of an index and no secret; keep it under version control beside the spec. Tokens
@@ -54,7 +56,8 @@ def command(spec: Path, target: Path | None, check: bool, as_json: bool) -> int:
         require_outputs(target, inputs=[spec, *local_files(parsed, spec.parent)], replace=True)
     before = read_old(target, spec) if check else None
     odd: list[Finding] = []
-    lock = make_lock(parsed, data, spec.resolve().parent, say=output.say, warn=odd.append)
+    with connection.opened(output.say):
+        lock = make_lock(parsed, data, spec.resolve().parent, say=output.say, warn=odd.append)
     if before is not None:
         return output.emit(compared(before, lock, target, output))
     write_output(target, lock.to_bytes(), replace=True)

@@ -9,6 +9,7 @@ import click
 
 from bundler.cli import plan_tables
 from bundler.cli.arguments import LOCK_KIND, SpecFile, what_it_is
+from bundler.cli.connection import Connection
 from bundler.cli.output import Output, json_option
 from bundler.core.report import Report
 from bundler.core.units import parse_size
@@ -97,10 +98,11 @@ def command(
     if plot is not None:
         require_picture(plot)
         require_outputs(plot, inputs=[source, config, lock_path(source)], replace=True)
-    if config:
-        plan = formula_plan(source, config, size, machine)
-    else:
-        plan = make_plan(source, out, size, machine, output)
+    with Connection().opened(output.say):
+        if config:
+            plan = formula_plan(source, config, size, machine)
+        else:
+            plan = make_plan(source, out, size, machine, output)
     for line in plan_tables.plan_lines(plan):
         output.data(line)
     if plot is not None:

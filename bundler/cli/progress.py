@@ -62,6 +62,14 @@ class BarProgress:
         if self._bar is not None:
             self._bar.update(count)
 
+    def already(self, count: int) -> None:
+        """Move the bar without any effect on the rate."""
+        if self._bar is not None:
+            self._bar.n += count
+            self._bar.initial += count
+            self._bar.last_print_n += count
+            self._bar.refresh()
+
     def item(self, name: str) -> None:
         """Show the file's own name behind the bar."""
         if self._bar is not None:
@@ -86,12 +94,13 @@ class LineProgress:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._what, self._total, self._done, self._item = "", 0, 0, ""
+        self._before = 0
         self._began = self._told = 0.0
 
     def start(self, what: str, total: int) -> None:
         """Note when the phase began."""
         with self._guard:
-            self._what, self._total, self._done = what, total, 0
+            self._what, self._total, self._done, self._before = what, total, 0, 0
             self._began = self._told = time.monotonic()
 
     def advance(self, count: int) -> None:
@@ -103,8 +112,14 @@ class LineProgress:
                 self._told = now
                 self._tell(now - self._began)
 
+    def already(self, count: int) -> None:
+        """Count what was here before."""
+        with self._guard:
+            self._done += count
+            self._before += count
+
     def _tell(self, seconds: float) -> None:
-        rate = self._done / seconds if seconds else 0.0
+        rate = (self._done - self._before) / seconds if seconds else 0.0
         left = format_seconds((self._total - self._done) / rate) if rate else "?"
         share = 100 * self._done // self._total if self._total else 100
         line = f"{self._what}: {share} % of {format_bytes(self._total)}"
@@ -120,11 +135,18 @@ class LineProgress:
         talk(text)
 
     def finish(self) -> None:
-        """One last line with the mean rate."""
+        """One last line: what was done in which time at which mean rate, and what was here before."""
         with self._guard:
             seconds = max(time.monotonic() - self._began, 1e-9)
             if self._what and self._done:
-                rate = format_bytes(int(self._done / seconds))
-                text = f"{self._what}: {format_bytes(self._done)} in {format_seconds(seconds)} ({rate}/s)"
-                talk(text)
+                print(self._summary(seconds), file=sys.stderr, flush=True)
             self._what = ""
+
+    def _summary(self, seconds: float) -> str:
+        count = self._done - self._before
+        here = f"{format_bytes(self._before)} were already here"
+        if count <= 0:
+            return f"{self._what}: nothing to do, {here}"
+        rate = format_bytes(int(count / seconds))
+        text = f"{self._what}: {format_bytes(count)} in {format_seconds(seconds)} ({rate}/s)"
+        return f"{text}; {here}" if self._before else text

@@ -24,6 +24,15 @@ class Progress(Protocol):
         """The phase has ended."""
 
 
+def credit(progress: Progress, count: int) -> None:
+    """Count bytes that were here before: part of the total, but of no rate.
+
+    Meters that tell the two apart have a method `already`; for others it is progress like any.
+    """
+    already = getattr(progress, "already", None)
+    (already or progress.advance)(count)
+
+
 class SilentProgress:
     """Says nothing: for tests, for `--json` and for callers that do not care."""
 

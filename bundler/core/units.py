@@ -29,6 +29,24 @@ def parse_size(text: str) -> int:
     return int(match[1] + fraction) * _FACTORS[match[3].upper()] // scale
 
 
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s?)?", re.ASCII)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `2h`, `90m`, `1h30m`, `45s` or a plain number. Raises UsageError (`bad-duration`)."""
+    match = _DURATION.fullmatch(text.replace(" ", "").lower())
+    if match is None or not any(match.groups()) or len(text) > 40:
+        raise UsageError(
+            "bad-duration",
+            "a length of time cannot be read",
+            expected="hours, minutes or seconds",
+            found=repr(text[:40]),
+            hint="write for example 2h, 90m, 1h30m or 45s",
+        )
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(3600 * hours + 60 * minutes + seconds)
+
+
 def format_bytes(count: int) -> str:
     """`1.03 TB`, `16.4 MB`, `12 B`: decimal units, three significant digits."""
     value, unit = float(count), "B"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from bundler.core.paths import parse_bundle_path, path_set_findings
-from bundler.core.progress import Progress, SilentProgress
+from bundler.core.progress import Progress, SilentProgress, credit
 from bundler.core.units import format_bytes
 from bundler.errors import (
     IntegrityError,
@@ -19,6 +19,7 @@ from bundler.errors import (
     gravest_first,
     gravity,
 )
+from bundler.sources import pace
 from bundler.sources.http import ChangedUpstreamError
 from bundler.sources.jobs import FetchJob
 from bundler.sources.retry import RetryPolicy, TransientError, persistently
@@ -74,7 +75,7 @@ def fetch_all(
     meter.start("fetching", sum(job.size for job in wanted))
     kept = [job for job in wanted if _is_kept(job, store)]
     kept_paths = {job.path for job in kept}
-    meter.advance(sum(job.size for job in kept))
+    credit(meter, sum(job.size for job in kept))
     missing = [job for job in wanted if job.path not in kept_paths]
     run = _Run(missing, store, meter, retries or DOWNLOAD_RETRIES)
     try:
@@ -263,7 +264,8 @@ class _Download:
 
     def _hashed(self, count: int) -> None:
         self._run.check()
-        self._count(count)
+        self._counted += count
+        credit(self._progress, count)
 
     def _receive(self, writer: PayloadWriter) -> None:
         marks = [writer.offset]
@@ -298,6 +300,8 @@ class _Download:
                     self._run.check()
                     writer.write(piece)
                     self._count(len(piece))
+                    if wait := pace.wait_after(len(piece)):
+                        self._run.pause(wait)
             finally:
                 self._run.read(body)
         if writer.offset < writer.size:

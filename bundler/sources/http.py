@@ -12,6 +12,7 @@ No header, user name or query (signed URLs are credentials too) ever appears in 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import time
 import zlib
@@ -27,6 +28,7 @@ import urllib3
 from bundler.errors import NetworkError
 from bundler.sources.retry import TransientError as TransientError
 from bundler.sources.retry import asked_wait, is_busy
+from bundler.sources.surroundings import certificate_store
 from bundler.sources.transport import session as session
 
 PIECE_BYTES = 1 << 20
@@ -288,6 +290,7 @@ class HttpByteSource:
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> requests.Response:
         _split(url)
         _check_header_values(headers, url)
+        certificate_store(os.environ)  # a variable that names nothing is said before a library stumbles
         times = (self.timeouts.connect, self.timeouts.stall)
         try:
             return self.session.request(
@@ -532,7 +535,8 @@ def _connection_error(error: BaseException, url: str) -> NetworkError:
             "tls-refused",
             "the server's certificate is not trusted",
             where=where,
-            hint="if a proxy of your own replaces certificates, name its CA in REQUESTS_CA_BUNDLE",
+            hint="if a proxy of your own replaces certificates, add its CA to the system's store, "
+            "or name its PEM file in SSL_CERT_FILE",
         )
     names = {type(cause).__name__ for cause in causes}
     if names & {"ConnectTimeout", "ConnectTimeoutError"}:

@@ -24,6 +24,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager
 
 from bundler import __version__
+from bundler.sources.surroundings import certificate_store
 
 
 def session(*, connections: int = 32) -> requests.Session:
@@ -63,6 +64,8 @@ class _Session(requests.Session):
         settings: Any = super().merge_environment_settings(url, proxies, *rest)
         if is_loopback(urlsplit(str(url)).hostname or ""):
             settings["proxies"] = {}
+        if settings["verify"] is True:
+            settings["verify"] = certificate_store(os.environ) or True
         return settings
 
 

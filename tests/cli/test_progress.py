@@ -13,6 +13,7 @@ from typing import TextIO
 import pytest
 
 from bundler.cli.progress import BarProgress, LineProgress, can_draw, make_progress
+from bundler.core.progress import credit
 
 
 @contextmanager
@@ -64,3 +65,34 @@ def test_unwanted_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> N
     progress.advance(10)
     progress.finish()
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_was_here_before_counts_for_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    meter = LineProgress()
+    meter.start("fetching", 3_000_000_000)
+    credit(meter, 3_000_000_000)
+    meter.finish()
+    assert capsys.readouterr().err == "fetching: nothing to do, 3.00 GB were already here\n"
+
+
+def test_the_mean_rate_is_of_what_was_fetched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [50.0]
+    monkeypatch.setattr("bundler.cli.progress.time.monotonic", lambda: clock[0])
+    meter = LineProgress()
+    meter.start("fetching", 3_000_000_000)
+    credit(meter, 2_000_000_000)
+    clock[0] += 4.0
+    meter.advance(1_000_000_000)
+    meter.finish()
+    assert "fetching: 1.00 GB in 4.0 s (250 MB/s); 2.00 GB were already here" in capsys.readouterr().err
+
+
+def test_a_bar_leaves_what_was_here_out_of_its_rate() -> None:
+    meter = BarProgress()
+    meter.start("fetching", 1_000_000)
+    credit(meter, 1_000_000)
+    assert meter._bar is not None
+    assert (meter._bar.n, meter._bar.initial) == (1_000_000, 1_000_000)
+    meter.finish()

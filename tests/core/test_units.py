@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bundler.core.units import format_bytes, format_seconds, parse_size
+from bundler.core.units import format_bytes, format_seconds, parse_duration, parse_size
 from bundler.errors import UsageError
 
 
@@ -80,3 +80,18 @@ def test_what_is_shown_can_be_read_back_within_half_a_percent(count: int) -> Non
 )
 def test_durations_are_shown_in_two_units(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2h", 7200), ("90m", 5400), ("1h30m", 5400), ("45s", 45), ("45", 45), ("1h 5s", 3605), ("2H", 7200)],
+)
+def test_lengths_of_time_are_read(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "h", "2d", "-5", "1.5h", "soon", "5s2h", "9" * 50])
+def test_other_lengths_of_time_are_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_duration(text)
+    assert caught.value.reference == "bad-duration"
