@@ -19,14 +19,14 @@ def refuse_profiles(lock: Lock) -> None:
 
     Raises PolicyError with every finding of `profile_findings`, where the engine's version has a flag table.
     """
-    findings = [finding for finding in _findings(lock) if finding.severity == "error"]
+    findings = [finding for finding in _findings(lock) if finding.is_error]
     if findings:
         raise PolicyError.of(findings)
 
 
 def profile_warnings(lock: Lock) -> tuple[Finding, ...]:
     """Profiles that cannot be judged yet, since their engine's version has no flag table."""
-    return tuple(finding for finding in _findings(lock) if finding.severity == "warning")
+    return tuple(finding for finding in _findings(lock) if not finding.is_error)
 
 
 def _findings(lock: Lock) -> Iterator[Finding]:

@@ -80,7 +80,7 @@ def template(kind: str, as_json: bool) -> int:
             "predicate-not-needed",
             f"a {kind} statement follows from the bundle alone",
             where=known.uri,
-            hint=f"sealift attest new BUNDLE --type {kind} -o statement.json",
+            hint=f"`sealift attest new BUNDLE --type {kind} -o statement.json`",
         )
     required = [member.name for member in known.required]
     output.lines(json.dumps(known.template(), indent=2))

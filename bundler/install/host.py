@@ -72,7 +72,7 @@ def check_libraries(environment: Path, projects: Iterable[str]) -> tuple[Finding
     Raises MachineError (`no-system-library`) with every one that `projects` cannot be imported without.
     """
     findings = library_findings(installed_needs(environment, projects))
-    lacking = [finding for finding in findings if finding.severity == "error"]
+    lacking = [finding for finding in findings if finding.is_error]
     if lacking:
         raise MachineError.of(lacking)
     return tuple(findings)

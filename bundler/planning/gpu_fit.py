@@ -64,7 +64,7 @@ class LaunchPlan:
         No good word stands beside an error: a launch that the engine would refuse does not fit.
         """
         found = self.fit.verdict if self.fit is not None else "context-unknown"
-        errors = {item.reference for item in self.findings if item.severity == "error"}
+        errors = {item.reference for item in self.findings if item.is_error}
         if errors - {"does-not-fit"}:
             return "no"
         return "unknown" if found == "context-unknown" else found

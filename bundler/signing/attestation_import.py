@@ -168,7 +168,7 @@ def statement_findings(statement: Statement, manifest: Manifest, *, where: str) 
         where=where,
         expected=f"{MANIFEST_NAME} with sha256:{manifest.sha256}",
         found=fault,
-        hint="`sealift attest new BUNDLE` writes the statement to sign",
+        hint="`sealift attest new BUNDLE --type KIND -o statement.json` writes the statement to sign",
         exit_code=ExitCode.AUTHENTICITY,
     )
     return (other, *faults)

@@ -331,7 +331,7 @@ def _read_point(key: Any, uri: Pkcs11Uri) -> tuple[PublicKey, _Curve]:
             where=str(uri),
             expected="an EC key on P-256 or P-384",
             found="EC on another curve" if key.key_type == KeyType.EC else KeyType(key.key_type).name,
-            hint="`sealift keys generate --key pkcs11:...` makes one",
+            hint="`sealift keys generate --key pkcs11:... -o NAME.pub` makes one",
         )
     point = raw_point(key[Attribute.EC_POINT], curves[0].size)
     return public_from_spki(curves[0].spki_prefix + point, where=str(uri)), curves[0]

@@ -77,7 +77,7 @@ class Updater:
                 verify_keyless=self.verify_keyless(old),
             )
             findings = (*stale, *rotation.findings)
-            refused = any(finding.severity == "error" for finding in findings)
+            refused = any(finding.is_error for finding in findings)
             if not refused and not dry_run:
                 self._replace(old_data, data, lambda: self._advance(opened, new))
             return PolicyUpdate(
@@ -106,7 +106,7 @@ class Updater:
     def _already(
         self, policy: TrustPolicy, opened: OpenedState | None, findings: tuple[Finding, ...], *, dry_run: bool
     ) -> PolicyUpdate:
-        refused = any(finding.severity == "error" for finding in findings)
+        refused = any(finding.is_error for finding in findings)
         if not refused and not dry_run:
             self._advance(opened, policy)
         return PolicyUpdate(

@@ -200,6 +200,7 @@ def _finding(reference: str, what: str, where: str, expected: str, found: str) -
         where=where,
         expected=expected,
         found=found,
-        hint="apply the updates in sequence, each with its approvals: `sealift trust apply N.policy.json`",
+        hint="apply the updates in sequence, each with its approvals: "
+        "`sealift trust apply N.policy.json --approvals FOLDER`",
         exit_code=ExitCode.AUTHENTICITY,
     )
