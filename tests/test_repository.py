@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -142,3 +143,8 @@ def test_every_dependency_has_its_reason_in_the_readme() -> None:
     for requirement in project["dependencies"]:
         name = re.split(r"[<>=~! \[]", requirement)[0]
         assert f"| {name} |" in readme, f"{name} has no line in the README"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts/bench").glob("*.py")), ids=lambda path: path.name)
+def test_benchmarks_find_what_they_import(path: Path) -> None:
+    runpy.run_path(str(path), run_name="imported")

@@ -30,9 +30,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+from bundler.core import layout  # noqa: E402
 from bundler.core.chunks import DEFAULT_CHUNK_SIZE  # noqa: E402
 from bundler.core.manifest import (  # noqa: E402
-    CHUNKS_PATH,
     MANIFEST_NAME,
     SHA256SUMS_PATH,
     ChunkList,
@@ -199,10 +199,10 @@ def make_bundle(folder: Path, size: int) -> Bundle:
         entry, digests = _write_shard(root, path, size // SHARDS)
         entries.append(entry)
         chunks += digests
-    entries.append(_write(root, CHUNKS_PATH, chunks))
+    entries.append(_write(root, layout.CHUNKS, chunks))
     sums = "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(entries, key=lambda e: e.path))
     entries.append(_write(root, SHA256SUMS_PATH, sums.encode()))
-    where = ChunkList(path=parse_bundle_path(CHUNKS_PATH), size=DEFAULT_CHUNK_SIZE)
+    where = ChunkList(path=parse_bundle_path(layout.CHUNKS), size=DEFAULT_CHUNK_SIZE)
     manifest = compose(channel="bench", serial=1, files=entries, chunks=where)
     (root / MANIFEST_NAME).write_bytes(manifest)
     return _signed(folder, root, manifest, sum(entry.size for entry in entries))
