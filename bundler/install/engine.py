@@ -28,11 +28,12 @@ from packaging.version import InvalidVersion, Version
 
 from bundler import __version__
 from bundler.content import zip_archive
+from bundler.content.wheels.installed_files import installed_findings
 from bundler.content.wheels.lock_file import LOCK_LIMIT, WheelFile, WheelLock, parse_wheel_lock
 from bundler.core import layout, strict_json
 from bundler.core.manifest import FileEntry, Manifest
 from bundler.core.progress import Progress, SilentProgress
-from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, UsageError
+from bundler.errors import Finding, IntegrityError, MachineError, MalformedError, SealiftError, UsageError
 from bundler.install import host
 from bundler.install.marker import INSTALL_TYPE, MARKER, damage, read_marker
 from bundler.storage.bounded_read import open_regular, read_small
@@ -144,8 +145,9 @@ def install_engine(
     What `manifest` lists is compared once more with what is read here. An installation of the same bundle
     that is whole is left as it is; a damaged or another one is replaced.
 
-    Raises IntegrityError (`file-changed`, `wheel-refused`, `installed-differs`), UsageError
-    (`not-an-installation`, `no-such-engine`) and MachineError (host, Python, uv, space).
+    Raises IntegrityError (`file-changed`, `wheel-refused`, `installed-differs`), MalformedError (wheels that
+    cannot be installed together), UsageError (`not-an-installation`, `no-such-engine`) and MachineError
+    (host, Python, uv, space).
     """
     caller = os.environ if caller is None else caller
     entries = {str(entry.path): entry for entry in manifest.files}
@@ -159,11 +161,12 @@ def install_engine(
         kept = _kept(plan, found)
         if kept is not None:
             return replace(kept, warnings=host.check_libraries(plan.to, plan.engine_projects))
+        told = _require_installable(plan)
         (progress or SilentProgress()).note(
             f"unpacking {len(lock.files)} wheels of {lock.engine} {lock.version} for CPython {found.version}"
         )
         _build(plan, place / "environment", uv, found)
-        warnings = host.check_libraries(place / "environment", plan.engine_projects)
+        warnings = (*told, *host.check_libraries(place / "environment", plan.engine_projects))
         _replace(place / "environment", plan.to)
     return replace(plan.installation(found, reused=False), warnings=warnings)
 
@@ -400,6 +403,20 @@ def _kept(plan: _Plan, python: host.HostPython) -> Installation | None:
     except MachineError:
         return None
     return plan.installation(python, reused=True)
+
+
+def _require_installable(plan: _Plan) -> tuple[Finding, ...]:
+    """What building asks of the wheels as a whole, asked once more; gives back warnings.
+
+    Raises MalformedError (`wheels-write-one-file`, `wheel-replaces-environment`, `bad-wheel`). Wheels that
+    changed since verification are left to the installer, which compares their digests.
+    """
+    where = f"{layout.WHEEL_LOCKS}/{plan.folder}"
+    findings = installed_findings(plan.lock, plan.bundle / layout.WHEELS, where)
+    errors = [finding for finding in findings if finding.is_error]
+    if errors and all(_is_unchanged(plan.bundle, item) for item in plan.lock.files):
+        raise MalformedError.of(errors)
+    return tuple(finding for finding in findings if not finding.is_error)
 
 
 def _build(plan: _Plan, place: Path, uv: Path, python: host.HostPython) -> None:

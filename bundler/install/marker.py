@@ -42,14 +42,24 @@ def damage(environment: Path) -> list[str]:
 
 
 def _damaged(folder: Path) -> Iterator[str]:
-    for record in sorted(folder.glob("*.dist-info/RECORD")):
-        with record.open(encoding="utf-8", newline="") as rows:
-            for path, digest, _ in csv.reader(rows):
-                if digest and not _equals(folder / path, digest):
-                    yield path
+    # Two packages may bring a script of one name (fastapi and fastapi-cli do): it is as one of them says.
+    for path, digests in _recorded(folder).items():
+        if not any(_equals(folder / path, digest) for digest in digests):
+            yield path
     for folder_without in sorted(folder.glob("*.dist-info")):
         if not (folder_without / "RECORD").is_file():
             yield f"{folder_without.name}/RECORD"
+
+
+def _recorded(folder: Path) -> dict[str, set[str]]:
+    """Path to all digests that the packages in `folder` recorded for it."""
+    recorded: dict[str, set[str]] = {}
+    for record in sorted(folder.glob("*.dist-info/RECORD")):
+        with record.open(encoding="utf-8", newline="") as rows:
+            for path, digest, _ in csv.reader(rows):
+                if digest:
+                    recorded.setdefault(path, set()).add(digest)
+    return recorded
 
 
 def _equals(path: Path, digest: str) -> bool:

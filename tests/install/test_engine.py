@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bundler.assembly.wheel_index import wheel_documents
+from bundler.content.wheels.wheel import check_wheels
 from bundler.core.manifest import FileEntry, Manifest, compose
 from bundler.core.paths import parse_bundle_path
 from bundler.core.specs.lock import LockedEngine
@@ -35,13 +36,15 @@ FOLDER = f"llama.cpp-cp{PYTHON.replace('.', '')}-{os.uname().machine}"
 class Bundle:
     """A bundle-shaped folder with one engine: `demo-engine`, which needs `helper`."""
 
-    def __init__(self, root: Path, **facts: Any) -> None:
+    def __init__(
+        self, root: Path, *, contents: dict[str, dict[str, bytes]] | None = None, **facts: Any
+    ) -> None:
         self.root = root
         wheels = root / "payload/wheels"
         wheels.mkdir(parents=True)
         entries = []
         for project, requires in (("xllamacpp", ["helper"]), ("helper", [])):
-            name, data = wheel(project, "1.0", requires=requires)
+            name, data = wheel(project, "1.0", requires=requires, files=(contents or {}).get(project))
             (wheels / name).write_bytes(data)
             digest = hashlib.sha256(data).hexdigest()
             entries.append(
@@ -418,7 +421,7 @@ def test_two_installations_to_one_place_do_not_meet(bundle: Bundle, tmp_path: Pa
     ],
 )
 def test_a_machine_the_wheels_are_not_for_is_told(
-    tmp_path: Path, facts: dict[str, str], reference: str
+    tmp_path: Path, facts: dict[str, Any], reference: str
 ) -> None:
     bundle = Bundle(tmp_path / "bundle", **facts)
 
@@ -530,3 +533,43 @@ def test_engines_are_chosen_by_id_by_folder_or_because_there_is_only_one(bundle:
         choose_folder(bundle.manifest, "vllm")
     assert caught.value.reference == "no-such-engine"
     assert caught.value.findings[0].hint == f"--engine {FOLDER}"
+
+
+def _entry_point(project: str, name: str) -> dict[str, bytes]:
+    text = f"[console_scripts]\n{name} = {project}:main\n".encode()
+    return {f"{project}/__init__.py": b"answer = 42\n", f"{project}-1.0.dist-info/entry_points.txt": text}
+
+
+@pytest.mark.parametrize(
+    ("reference", "one", "other"),
+    [
+        ("wheels-write-one-file", {"x/y.py": b"1"}, {"x/y.py": b"2"}),
+        ("wheel-replaces-environment", {"xllamacpp-1.0.data/scripts/python": b"#!python"}, {"x": b""}),
+        ("wheel-replaces-environment", _entry_point("xllamacpp", "python3"), {"x": b""}),
+        ("bad-wheel", _entry_point("xllamacpp", "../x"), {"x": b""}),
+    ],
+)
+def test_what_installing_refuses_of_the_wheels_building_refuses_too(
+    tmp_path: Path, reference: str, one: dict[str, bytes], other: dict[str, bytes]
+) -> None:
+    bundle = Bundle(tmp_path / "bundle", contents={"xllamacpp": one, "helper": other})
+
+    with pytest.raises(SealiftError) as caught:
+        bundle.install(tmp_path / "engine")
+
+    assert caught.value.reference == reference
+    assert leftovers(tmp_path) == []
+    built = check_wheels(bundle.root / "payload/wheels")
+    assert [item.reference for item in built if item.is_error] == [reference]
+
+
+def test_a_script_that_two_packages_declare_does_not_look_like_damage(tmp_path: Path) -> None:
+    contents = {name: _entry_point(name, "serve") for name in ("xllamacpp", "helper")}
+    bundle = Bundle(tmp_path / "bundle", contents=contents)
+
+    installed = bundle.install(tmp_path / "engine")
+
+    assert [item.reference for item in installed.warnings] == ["wheels-write-one-file"]
+    assert damage(tmp_path / "engine") == []
+    (tmp_path / "engine/bin/serve").write_text("changed")
+    assert [Path(path).name for path in damage(tmp_path / "engine")] == ["serve"]

@@ -22,6 +22,7 @@ from packaging.version import InvalidVersion, Version
 from bundler.content import zip_archive
 from bundler.content.stand_ins import HEAD_BYTES, stand_in_finding
 from bundler.content.wheels.archive import bad_wheel, dist_info_folder, finding, member_bytes, name_findings
+from bundler.content.wheels.installed_files import installed_findings
 from bundler.content.wheels.lock_file import (
     LOCK_LIMIT,
     WheelFile,
@@ -96,6 +97,8 @@ def check_wheels(
     ]
     for where, lock in locks.items():
         findings += _lock_findings(lock, folder, where, digests or {})
+        # A wheel that cannot be read was told above already.
+        findings += [item for item in installed_findings(lock, folder, where) if item not in findings]
     return findings
 
 
