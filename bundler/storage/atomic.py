@@ -21,6 +21,9 @@ _LEFTOVER = re.compile(r"\.sealift-[0-9a-f]{16}\.tmp")
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 """What open(2) says to O_TMPFILE where the kernel or the file system does not know it."""
 
+_NO_LINK = (errno.ENOENT, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV)
+"""What linkat(2) says without /proc, and on file systems without hard links."""
+
 
 def fsync_directory(folder: Path | str) -> None:
     """Makes the names in `folder` durable (fsync(2): syncing a file does not sync its entry)."""
@@ -44,8 +47,12 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644, *, replace: bool = 
     `mode` is set exactly, whatever the umask; the new file is never readable to more people than that.
     A link at `path` is replaced, not followed. Without `replace` whatever has the name stays, and
     FileExistsError is raised. Raises MachineError (`disk-full`, `read-only`, `no-permission`,
-    `device-error`) and leaves neither a part nor a temporary file.
+    `device-error`) and leaves neither a part nor a temporary file. Where the file system can, a new file has
+    no name before it is whole: a killed `keys generate` leaves no second copy of a private key.
     """
+    with machine_faults(path, needed=len(data)):
+        if not replace and _link_unnamed(path, data, mode):
+            return
     temporary = path.parent / f".sealift-{secrets.token_hex(8)}.tmp"
     with machine_faults(path, needed=len(data)):
         try:
@@ -94,8 +101,10 @@ def _link_unnamed(path: Path, data: bytes, mode: int) -> bool:
             # linkat(2): the way to name a file made with O_TMPFILE without a capability; never replaces.
             os.link(f"/proc/self/fd/{descriptor}", path.name, dst_dir_fd=folder, follow_symlinks=True)
             os.fsync(folder)
-        except FileNotFoundError:
-            return False  # no /proc here
+        except OSError as error:
+            if error.errno in _NO_LINK:
+                return False
+            raise
         finally:
             os.close(folder)
     finally:

@@ -28,6 +28,8 @@ FILE_SUFFIX = ".sigstore.json"
 MAX_SIGNATURE_BYTES = 8192
 """The largest signature allowed, ML-DSA-65, has 3309 bytes."""
 MAX_SUBJECTS = 64
+_LOOKED_AT = 64 << 10
+"""Bytes of an envelope with too many marks that are searched for the reason."""
 MAX_MARKS = 10_000
 """Marks of structure in an envelope: one with log entries has some 200, and its payload is base64."""
 
@@ -140,6 +142,8 @@ def parse_bundle(data: bytes, *, where: str) -> Envelope:
     # Nobody has signed the envelope itself: 32 MB of nested nothing must not cost a gigabyte to parse.
     marks = sum(map(data.count, (b"[", b"{", b",")))
     if marks > MAX_MARKS:
+        # The better name for it where the beginning shows it; the whole could take seconds to look through.
+        strict_json.check_nesting(data[:_LOOKED_AT], where, strict_json.MAX_NESTING)
         _refuse("bad-envelope", where, f"at most {MAX_MARKS} brackets, braces and commas", marks)
     value = strict_json.loads(data, limit=strict_json.ATTESTATION_LIMIT, where=where)
     check_shape(value, _BUNDLE, where=where, reference="bad-envelope")

@@ -83,6 +83,7 @@ def test_a_generate_killed_at_any_moment_can_run_again(folder: Path) -> None:
         process.wait(60)
         if not (folder / f"{number}.pub").exists():
             assert run([*GENERATE[:3], name, *GENERATE[4:]]) == 0
+        assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
         private = read_private_key(folder / name, lambda: b"long enough")
         assert private.public == read_public_key(folder / f"{number}.pub")
 
