@@ -7,7 +7,7 @@ This module, `core`, `storage.hashing`, `storage.tree`, `trust.dsse` and `trust.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import ClassVar
 
@@ -71,6 +71,10 @@ class Finding:
     def is_error(self) -> bool:
         """Whether it speaks against going on. A severity that nobody knows counts as an error."""
         return self.severity not in ("warning", "note")
+
+    def with_hint(self, fallback: str) -> Finding:
+        """The finding itself when it says what to do, else the same with `fallback`."""
+        return self if self.hint or not fallback else replace(self, hint=fallback)
 
     def __post_init__(self) -> None:
         for part, text in self.to_json().items():

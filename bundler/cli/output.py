@@ -23,6 +23,7 @@ import click
 from bundler.core.printable import COLUMNS, for_people, printable
 from bundler.core.report import Report
 from bundler.errors import Finding, SealiftError
+from bundler.references import rows
 
 __all__ = ["COLUMNS", "Output", "coloured", "json_option", "print_error", "print_findings", "printable"]
 
@@ -90,6 +91,14 @@ def remember_program(called: str) -> None:
         _program.set(shlex.quote(scripts[0]) if scripts else f"{shlex.quote(sys.executable)} -m bundler")
 
 
+def _advised(finding: Finding) -> Finding:
+    """A finding that says what to do: with its own hint, else with the advice of the table of references."""
+    if finding.hint:
+        return finding
+    row = rows().get(finding.reference)
+    return finding.with_hint(row.do if row else "`sealift explain` lists every reference")
+
+
 def _callable(text: str) -> str:
     """A hint whose commands begin with what this machine can call."""
     return text.replace("`sealift ", f"`{_program.get()} ")
@@ -150,7 +159,9 @@ class Output:
         """Print the report (findings for people, everything as JSON) and give back its exit code."""
         if self.as_json:
             # ASCII alone: readable in every locale, and for names that are not even UTF-8.
-            _write(json.dumps(report.to_json(), indent=1, sort_keys=True), sys.stdout)
+            value = report.to_json()
+            value["findings"] = [_advised(finding).to_json() for finding in report.findings]
+            _write(json.dumps(value, indent=1, sort_keys=True), sys.stdout)
         else:
             print_findings(report.findings)
         return int(report.exit_code)
@@ -203,6 +214,7 @@ def print_findings(findings: tuple[Finding, ...]) -> None:
 
 def render(finding: Finding) -> str:
     """`error: reference: what`, then where, expected, found and hint, each on its line when present."""
+    finding = _advised(finding)
     style = {"fg": _COLOURS.get(finding.severity, "red"), "bold": True}
     label = _styled(printable(f"{finding.severity}:"), style, sys.stderr)
     lines = [f"{label} {for_people(f'{finding.reference}: {finding.what}')}"]

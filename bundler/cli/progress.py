@@ -139,7 +139,7 @@ class LineProgress:
         with self._guard:
             seconds = max(time.monotonic() - self._began, 1e-9)
             if self._what and self._done:
-                print(self._summary(seconds), file=sys.stderr, flush=True)
+                talk(self._summary(seconds))
             self._what = ""
 
     def _summary(self, seconds: float) -> str:

@@ -64,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"unexpected {type(error).__name__}: this is a fault in {VERB}, not a verdict"
         report, outcomes = Report.of_error(VERB, SealiftError("unexpected-error", what)), ()
     if options.json:
-        sys.stdout.write(json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n")
+        value = report.to_json()
+        value["findings"] = [_advised(finding).to_json() for finding in report.findings]
+        sys.stdout.write(json.dumps(value, indent=1, sort_keys=True) + "\n")
     else:
         _tell(report, outcomes)
     return int(report.exit_code)
@@ -169,7 +171,7 @@ def _tell(report: Report, outcomes: Sequence[StepOutcome]) -> None:
     for outcome in outcomes:
         mark = _MARKS.get(outcome.status, "--  ")
         lines.append(f"{mark} {outcome.number:>2} {outcome.name}: {outcome.detail or outcome.status}")
-    lines += [line for finding in report.findings for line in _finding_lines(finding)]
+    lines += [line for finding in report.findings for line in _finding_lines(_advised(finding))]
     # Steps that did not run are in the list above already.
     ran = [outcome for outcome in outcomes if outcome.status != steps.NOT_RUN]
     lines += [f"not checked: {text}" for text in steps.all_not_checked(ran)]
@@ -183,6 +185,11 @@ def _verdict(report: Report) -> str:
     if report.exit_code == ExitCode.PASSED:
         return f"PASSED at level {report.data['level']}, apart from what is not checked above."
     return f"{report.verdict.upper()}: do not install or launch this bundle."
+
+
+def _advised(finding: Finding) -> Finding:
+    """This program does not carry the table of references; sealift does."""
+    return finding.with_hint(f"`sealift explain {finding.reference}`, on a machine with sealift")
 
 
 def _finding_lines(finding: Finding) -> list[str]:

@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from bundler.cli.app import run
-from bundler.cli.output import Output, print_findings
+from bundler.cli.output import Output, print_findings, render
 from bundler.core.printable import COLUMNS, for_people, grouped, printable
+from bundler.core.report import Report
 from bundler.errors import Finding
+from bundler.references import rows
 from tests.verification.bundles import TestBundle, make_bundle
 
 CLI = Path(__file__).parents[2] / "bundler" / "cli"
@@ -213,3 +215,26 @@ def test_hints_can_be_typed_where_sealift_is_not_on_the_path(command: list[str],
     (hint,) = re.findall("`(.*) verify`", done.stderr)
     told = subprocess.run([*hint.split(), "--version"], capture_output=True, timeout=60, check=True)
     assert b"sealift" in told.stdout
+
+
+@pytest.mark.parametrize("severity", ["error", "warning", "note"])
+def test_every_reference_without_a_hint_shows_what_the_table_says(severity: str) -> None:
+    for reference, row in rows().items():
+        told = render(Finding(reference, "something is wrong", severity=severity))
+        assert "hint:" in told, reference
+        assert " ".join(row.do.split())[:30] in " ".join(told.split()), reference
+
+
+def test_a_findings_own_hint_is_kept() -> None:
+    told = render(Finding("missing-file", "it is gone", hint="look in the other bag"))
+    assert told.endswith("look in the other bag")
+
+
+def test_data_have_a_hint_in_every_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = (Finding("missing-file", "it is gone"), Finding("never-heard-of", "it is odd"))
+    Output(as_json=True).emit(Report(verb="verify", findings=findings))
+    told = json.loads(capsys.readouterr().out)["findings"]
+    assert [one["hint"] for one in told] == [
+        rows()["missing-file"].do,
+        "`sealift explain` lists every reference",
+    ]

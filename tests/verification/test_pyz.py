@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from bundler.errors import MalformedError
 from bundler.trust.keys import generate
 from bundler.verification import portable
 from bundler.verification.openssl import OpensslVerifier, from_pem, to_pem
@@ -124,7 +125,9 @@ def test_it_says_what_sealift_verify_says(
 
     code = portable.main([str(bundle.root), "--policy", str(bundle.policy), "--json"])
 
-    assert_parity(bundle, code, json.loads(capsys.readouterr().out))
+    theirs = json.loads(capsys.readouterr().out)
+    assert_parity(bundle, code, theirs)
+    assert [one["reference"] for one in theirs["findings"] if not one["hint"]] == []
 
 
 def assert_parity(bundle: TestBundle, code: int, theirs: Any) -> None:
@@ -265,3 +268,14 @@ def test_pem_and_der_of_a_key_fit_each_other() -> None:
     assert to_pem(key.spki).decode() == key.pem
     assert from_pem(key.pem.encode()) == key.spki
     assert from_pem(b"no key") == b""
+
+
+def test_a_finding_without_a_hint_names_sealift_explain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise MalformedError("bad-manifest", "the manifest is not valid")
+
+    monkeypatch.setattr(portable, "verify", refuse)
+    assert portable.main([str(tmp_path), "--key", "a.pub"]) == 3
+    assert "  hint:     `sealift explain bad-manifest`" in capsys.readouterr().out
