@@ -7,12 +7,13 @@ thread whatever the size. Also runs in `verify.pyz`: standard library only, Pyth
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -210,7 +211,7 @@ def hash_units(
     threads = workers + EXTRA_READERS if direct else workers
     work = _Work(root, units, workers, progress, verified, direct=direct)
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="hash") as pool:
-        futures = [pool.submit(work.run) for _ in range(threads)]
+        futures = started(pool, work.run, threads)
         try:
             for future in futures:
                 future.result()
@@ -222,6 +223,22 @@ def hash_units(
         bytes_read=work.bytes_read,
         seconds=time.monotonic() - began,
     )
+
+
+def started(pool: ThreadPoolExecutor, run: Callable[[], None], count: int) -> list[Future[None]]:
+    """`run` in as many threads as this machine lets us have, at most `count`.
+
+    Raises OSError (EAGAIN) when not even one can be started: too little memory, or a limit on processes.
+    """
+    futures: list[Future[None]] = []
+    for _ in range(count):
+        try:
+            futures.append(pool.submit(run))
+        except RuntimeError as error:
+            if not futures:
+                raise OSError(errno.EAGAIN, f"{error} (see `ulimit -v` and `ulimit -u`)") from error
+            break
+    return futures
 
 
 def _direct_is_better(root: int, units: Sequence[Unit]) -> bool:

@@ -73,8 +73,12 @@ class Leases:
         for path in stamps:
             self._take(root, path, hold=len(self._held) < room, remote=remote)
         if self._held and self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, name="leases", daemon=True)
-            self._watcher.start()
+            watcher = threading.Thread(target=self._watch, name="leases", daemon=True)
+            try:
+                watcher.start()
+            except RuntimeError as error:
+                raise OSError(errno.EAGAIN, f"{error} (see `ulimit -v` and `ulimit -u`)") from error
+            self._watcher = watcher
         return self._written_findings()
 
     def findings(self, root: int) -> list[Finding]:

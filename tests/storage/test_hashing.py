@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from bundler.core.chunks import FileChunks
 from bundler.core.manifest import FileEntry
 from bundler.core.paths import BundlePath
 from bundler.core.progress import SilentProgress
+from bundler.errors import ExitCode
 from bundler.storage import hashing
 from bundler.storage.direct import thread_buffer
 from bundler.storage.hashing import (
@@ -28,9 +31,11 @@ from bundler.storage.hashing import (
     damage_findings,
     hash_units,
     plan_units,
+    started,
 )
 from bundler.storage.mapped import MappedFile, take_lease
 from bundler.storage.tree import Stamp, opened_root, walk_tree
+from bundler.verification.steps import machine_trouble
 
 CHUNK = 4096
 MEBIBYTE = 1 << 20
@@ -365,3 +370,31 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) < 80 << 10, "KiB over the base: two buffers and two windows of shared pages"
+
+
+class Stingy(ThreadPoolExecutor):
+    """A pool on a machine that gives `room` threads and no more."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(max_workers=8)
+        self.room = room
+
+    def submit(self, *arguments: Any, **named: Any) -> Any:
+        self.room -= 1
+        if self.room < 0:
+            raise RuntimeError("can't start new thread")
+        return super().submit(*arguments, **named)
+
+
+def test_fewer_threads_than_wanted_do_the_work_alone() -> None:
+    ran: list[int] = []
+    with Stingy(2) as pool:
+        futures = started(pool, lambda: ran.append(1), 8)
+        assert [future.result() for future in futures] == [None, None]
+    assert len(ran) == 2
+
+
+def test_a_machine_without_a_thread_is_to_blame_itself() -> None:
+    with Stingy(0) as pool, pytest.raises(OSError, match="ulimit") as caught:
+        started(pool, lambda: None, 8)
+    assert machine_trouble(caught.value).exit_code == ExitCode.MACHINE
