@@ -62,6 +62,7 @@ class RequirementOutcome:
     `not_checked` names files of unknown content that might have helped but that this program cannot check.
     `objections` are what owners of the role said against it and did not withdraw. `signed_another` names the
     statements of the required type whose signature is good and whose subject is another manifest.
+    `superseded` names what an owner replaced by a later statement that fulfils it.
     """
 
     requirement: Requirement
@@ -73,6 +74,7 @@ class RequirementOutcome:
     objections: tuple[Objection, ...] = ()
     counted_attestations: tuple[str, ...] = ()
     signed_another: tuple[str, ...] = ()
+    superseded: tuple[str, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -148,6 +150,12 @@ class TrustResult:
     def not_checked(self) -> tuple[str, ...]:
         """Attestations whose algorithm this program cannot check; never called verified."""
         return tuple(item.name for item in self.authentication.unchecked)
+
+    @property
+    def superseded(self) -> frozenset[str]:
+        """Attestations on which no decision rests any more: replaced by their owner, and counted nowhere."""
+        replaced = {name for outcome in self.requirements for name in outcome.superseded}
+        return frozenset(replaced).difference(*(item.counted_attestations for item in self.requirements))
 
     @property
     def passed(self) -> bool:
@@ -244,6 +252,7 @@ class _Judged:
 
     faults: tuple[tuple[Attestation, str], ...]
     objections: tuple[Objection, ...]
+    superseded: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -294,7 +303,7 @@ class _Bundle:
             elif not fault and item.name in replaced:
                 fault = "a later statement of the same owner supersedes it"
             faults.append((item, fault))
-        return _Judged(tuple(faults), objections)
+        return _Judged(tuple(faults), objections, tuple(sorted(replaced)))
 
     def _voices(
         self, requirement: Requirement, items: Iterable[Attestation], faults: Mapping[str, str]
@@ -344,6 +353,7 @@ class _Bundle:
             objections=answer.objections,
             counted_attestations=tuple(names),
             signed_another=tuple(item.name for item, _ in answer.faults if self._signs_another(item)),
+            superseded=answer.superseded,
         )
 
     def _signs_another(self, item: Attestation) -> bool:

@@ -151,15 +151,18 @@ def expiry_findings(
 ) -> Iterator[Finding]:
     """`expired`: the policy or a statement, by the rule an error or a warning. Times in seconds since 1970.
 
-    A date that cannot be read counts as past.
+    A date that cannot be read counts as past. What its owner replaced by a statement that counts is left out:
+    that is how an opinion is renewed.
     """
     if policy_expires is not None and policy_expires <= now:
         yield _expired(rules, "policy", now, format_instant(policy_expires))
     for item in trust.attestations:
-        where = f"attestations/{item.name}: validUntil"
-        said = item.statement.predicate.get("validUntil")
+        if item.name in trust.superseded:
+            continue
+        where, predicate = f"attestations/{item.name}: validUntil", item.statement.predicate
+        said = predicate.get("validUntil")
         end = parse_instant(said)
-        if end is None and (said is not None or item.statement.predicate_type in _MUST_END):
+        if end is None and ("validUntil" in predicate or item.statement.predicate_type in _MUST_END):
             yield _expired(rules, where, now, f"{said!r:.200}, which is no RFC 3339 time")
         elif end is not None and end <= now:
             yield _expired(rules, where, now, format_instant(end))

@@ -12,10 +12,13 @@ from bundler.trust.authentication import KeylessSigner
 from bundler.trust.dsse import parse_bundle
 from bundler.trust.keys import verify_signature
 from bundler.trust.policy import TrustPolicy, TrustResult, authenticate, evaluate
-from bundler.trust.policy_document import Identity
+from bundler.trust.policy_document import Identity, Rules
+from bundler.verification.rules import expiry_findings
 from tests.vectors.trust import Case, dump, fingerprint, policy_key, sha256, signed, statement
 
 Opinion = dict[str, Any]
+NOW = 1_800_000_000
+"""Seconds since 1970: in January 2027."""
 LEGAL = "urn:sealift:legal-opinion:v1"
 
 
@@ -298,3 +301,17 @@ def test_a_keyless_identity_that_says_no_is_heard() -> None:
     result = judged(case, verify_keyless=lambda envelope, identities: signer)
     assert references(result) == ["rejected"]
     assert CI.san in result.decision_findings[0].what
+
+
+def test_what_was_renewed_does_not_expire_any_more() -> None:
+    past, future = {**YES, "validUntil": "2020-01-01T00:00:00Z"}, "2030-01-01T00:00:00Z"
+
+    def expired(*said: Opinion) -> list[str]:
+        found = expiry_findings(Rules(expiry="enforce"), None, judged(opinions(*said)), now=NOW)
+        return [finding.where.partition(".")[0] for finding in found if "legal" in finding.where]
+
+    assert expired(past) == ["attestations/legal-0"]
+    assert expired(past, {**YES, "validUntil": future}) == ["attestations/legal-0"]
+    assert expired(past, {**withdrawing(0), "validUntil": future}) == []
+    assert expired(past, {**NO, "supersedes": [0]}) == ["attestations/legal-0"]
+    assert expired(past, {**past, "supersedes": [0]}) == ["attestations/legal-1"]

@@ -365,7 +365,7 @@ def test_a_launch_entry_names_a_model_that_was_checked(tmp_path: Path, path: Any
     assert launched("bad", path) == ({"undescribed-payload"}, 12)
 
 
-@pytest.mark.parametrize("said", ["soon", 1, "2026-13-01T00:00:00Z", ["2099-01-01T00:00:00Z"], {}])
+@pytest.mark.parametrize("said", ["soon", None, 1, "2026-13-01T00:00:00Z", ["2099-01-01T00:00:00Z"], {}])
 def test_a_date_that_cannot_be_read_counts_as_expired(said: Any) -> None:
     statement = parse_statement(strict_json.dumps(opinion(said)), where="x")
     trust = TrustResult(Authentication((Attestation("x", statement),), ()))
