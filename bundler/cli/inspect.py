@@ -20,6 +20,7 @@ from bundler.core.manifest import ATTESTATIONS, Manifest
 from bundler.core.report import Report
 from bundler.core.units import format_bytes
 from bundler.errors import MalformedError, SealiftError, UsageError
+from bundler.records import license_table
 
 LOCK_LIMIT = 256 << 20
 
@@ -28,16 +29,21 @@ LOCK_LIMIT = 256 << 20
 @click.argument("bundle", type=BundleFolder(manifests=True, exists=True))
 @click.option("--files", is_flag=True, help="List every file with size and digest.")
 @click.option("--chain", "chained", metavar="FILE", help="Show one file's chain from upstream to signature.")
+@click.option("--licenses", is_flag=True, help="Show each artifact's licence and the licence texts.")
 @json_option
-def command(bundle: Path, files: bool, chained: str | None, as_json: bool) -> int:
+def command(bundle: Path, files: bool, chained: str | None, licenses: bool, as_json: bool) -> int:
     """Show what BUNDLE holds, where it came from and who says so.
 
     Nothing is verified here; `sealift verify` does that.
     """
+    if chained and licenses:
+        raise click.UsageError("--chain and --licenses show different things: give one of them")
     output = Output(as_json)
     if bundle.name == layout.MANIFEST and (bundle.parent / layout.PAYLOAD).is_dir():
         bundle = bundle.parent  # the manifest was named, and the bundle is meant
     manifest, _ = read_manifest(bundle)
+    if licenses:
+        return output.emit(Report(verb="inspect", data=show_licenses(manifest, output)))
     statements = read_statements(bundle) if bundle.is_dir() else {}
     if chained:
         return output.emit(
@@ -119,6 +125,26 @@ def _signature_state(artifact: Artifact) -> str:
 def _license_text(artifact: Artifact) -> str:
     facts = artifact.license
     return str(facts.get("concluded") or facts.get("declared") or "licence not declared")
+
+
+def show_licenses(manifest: Manifest, output: Output) -> dict[str, Any]:
+    """Print the licence table and give it back for machines."""
+    artifacts = artifacts_of(manifest)
+    rows = license_table.license_rows(artifacts, {entry.path for entry in manifest.files})
+    texts = license_table.added_texts(artifacts)
+    for line in license_table.table_lines(rows):
+        output.data(line)
+    for text in texts:
+        output.data(f"licence text {text}")
+    undeclared = sum(not row.is_declared for row in rows)
+    output.say(f"{undeclared} of {len(rows)} artifacts declare no licence")
+    output.say(f"note: {license_table.WARNING}; nothing was verified")
+    return {
+        "verified": False,
+        "note": license_table.WARNING,
+        "licenses": [row.to_json() for row in rows],
+        "licenseTexts": [text.to_json() for text in texts],
+    }
 
 
 def show_statements(statements: dict[str, Any], output: Output) -> None:

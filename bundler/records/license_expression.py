@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 _TOKEN = re.compile(r"\s*(?:([()])|([A-Za-z0-9][A-Za-z0-9.:-]*\+?))")
 _OPERATORS = ("AND", "OR", "WITH")
-_NOTHING = frozenset({"none", "noassertion", "unknown", "other"})
+NOTHING_STATED = frozenset({"none", "noassertion", "unknown", "other"})
 """Words that say that no licence is known (SPDX `NONE`, `NOASSERTION`; `unknown`, `other` on the Hub)."""
 _GNU = re.compile(r"((?:a?gpl|lgpl|gfdl)-\d\.\d)(\+?)")
 Texts = Sequence[str]
@@ -44,7 +44,7 @@ def _texts(stated: object) -> Texts | None:
 
 def _text_fault(text: str, allowed: set[str], denied: set[str]) -> str:
     whole = _normal(text)
-    if whole in _NOTHING:
+    if whole in NOTHING_STATED:
         return "no licence is stated"
     if whole in denied:
         return f"the licence {text} is one the policy refuses"
@@ -54,7 +54,7 @@ def _text_fault(text: str, allowed: set[str], denied: set[str]) -> str:
     if not parts:
         return f"the licence {text} cannot be read as an SPDX expression"
     good = [part for part in parts if part not in denied and (not allowed or part in allowed)]
-    good = [part for part in good if part not in _NOTHING]
+    good = [part for part in good if part not in NOTHING_STATED]
     if good if alternatives else len(good) == len(parts):
         return ""
     return f"the licence {text} is not one the policy accepts"
