@@ -22,12 +22,14 @@ _STRINGS_AND_BRACKETS = re.compile(rb'"[^"]*"?|[\[\]{}]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def loads(data: bytes, *, limit: int, where: str, allow_floats: bool = False) -> Any:
+def loads(
+    data: bytes, *, limit: int, where: str, allow_floats: bool = False, largest: int = MAX_INTEGER
+) -> Any:
     """The value that `data` says, or MalformedError.
 
-    `limit` is in bytes and checked first. `where` names the document in errors. `allow_floats` is for
-    third-party predicates only (format.md section 2). References: `too-large`, `bad-json`, `too-deep`,
-    `duplicate-key`.
+    `limit` is in bytes and checked first. `where` names the document in errors. `allow_floats` and a
+    `largest` integer beyond 2^53-1 are for documents of third parties only (format.md section 2).
+    References: `too-large`, `bad-json`, `too-deep`, `duplicate-key`.
     """
     if len(data) > limit:
         raise MalformedError(
@@ -48,7 +50,7 @@ def loads(data: bytes, *, limit: int, where: str, allow_floats: bool = False) ->
         value = json.loads(
             text,
             object_pairs_hook=_object_without_duplicates(where),
-            parse_int=_integer(where),
+            parse_int=_integer(where, largest),
             parse_float=float if allow_floats else _no_float(where),
             parse_constant=_no_constant(where),
         )
@@ -127,10 +129,14 @@ def _object_without_duplicates(where: str) -> Callable[[list[tuple[str, Any]]], 
     return build
 
 
-def _integer(where: str) -> Callable[[str], int]:
+def _integer(where: str, largest: int) -> Callable[[str], int]:
+    longest = len(str(largest)) + 1
+
     def parse(text: str) -> int:
-        if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
-            _refuse(where, f"the integer {text[:40]} is beyond 2^53-1")
+        # Length first: Python takes quadratic time for long integers, and refuses very long ones.
+        if len(text) > longest or abs(int(text)) > largest:
+            bound = "2^53-1" if largest == MAX_INTEGER else "what is read"
+            _refuse(where, f"the integer {text[:40]} is beyond {bound}")
         return int(text)
 
     return parse

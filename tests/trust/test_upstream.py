@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundler.errors import AuthenticityError, MalformedError, SealiftError
-from bundler.trust.dsse import pre_authentication_encoding
+from bundler.trust.dsse import STATEMENT_TYPE, pre_authentication_encoding
 from bundler.trust.keys import PrivateKey, generate
 from bundler.trust.upstream.envelope import LIMIT, read_envelope, read_statement
 from bundler.trust.upstream.expected_signers import (
@@ -769,3 +769,30 @@ def test_readers_of_unsigned_bytes_raise_nothing_else(data: bytes) -> None:
         with pytest.raises(MalformedError):
             read(data, where="x")
     assert claimed_publishers(data, where="x") == ""
+
+
+def test_a_signed_predicate_may_hold_large_integers_and_floats() -> None:
+    numbers = '{"ns": 1764350000123456789, "share": 0.5}'
+    text = f'{{"_type": "{STATEMENT_TYPE}", "predicateType": "p", "subject": [], "predicate": {numbers}}}'
+
+    statement = read_statement(text.encode(), where="x")
+
+    assert statement.predicate == {"ns": 1764350000123456789, "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reference"),
+    [
+        ('"ns": 1', '"ns": 1, "ns": 2', "duplicate-key"),
+        ('"ns": 1', '"ns": 1, "ns": 1', "duplicate-key"),
+        ('"ns": 1', '"ns": NaN', "bad-json"),
+        ('"ns": 1', f'"ns": {"9" * 5000}', "bad-json"),
+    ],
+)
+def test_a_signed_statement_with_two_readings_is_refused(old: str, new: str, reference: str) -> None:
+    text = f'{{"_type": "{STATEMENT_TYPE}", "predicateType": "p", "subject": [], "predicate": {{"ns": 1}}}}'
+
+    with pytest.raises(MalformedError) as caught:
+        read_statement(text.replace(old, new).encode(), where="x")
+
+    assert caught.value.reference == reference

@@ -24,9 +24,9 @@ import requests
 from packaging.utils import canonicalize_name
 
 from bundler.content.wheels.name import parse_wheel_name
-from bundler.core import strict_json
 from bundler.core.digest import is_sha256_hex
 from bundler.errors import MachineError, MalformedError, NetworkError, UsageError
+from bundler.sources.answers import json_answer
 from bundler.sources.http import (
     ChangedUpstreamError,
     Headers,
@@ -36,12 +36,15 @@ from bundler.sources.http import (
     shown_url,
 )
 from bundler.sources.jobs import ByteSource
+from bundler.sources.links import next_page
 from bundler.sources.retry import RetryPolicy, persistently
 
 REMEMBERED_PAGES = 16
 """A page may list thousands of files: all pages of an engine would take more memory than its download."""
 PAGE_LIMIT = 256 << 20
 """Bytes of one page; the longest project pages of the public index have about 30 MB."""
+MAX_PAGES = 1000
+"""Pages that one project may be spread over."""
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 PROVENANCE_ACCEPT = "application/vnd.pypi.integrity.v1+json, application/json;q=0.5, */*;q=0.1"
 ACCEPT = f"{JSON_TYPE}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -172,20 +175,37 @@ class PackageIndex:
         if self._url.startswith("file:"):
             return _checked(self._read_local(project), self.name)
         url = self._url if self.flat else f"{self._url.rstrip('/')}/{project}/"
-        try:
-            data, final = self._get(url)
-        except NetworkError as error:
-            if error.reference == "not-found" and not self.flat:
-                return ()
-            raise
-        # One page at a time: parsing a long one takes several times its bytes.
-        with self._parsing:
-            return _checked(parse_page(data, final, where=self._where(project)), self.name)
+        found: list[IndexFile] = []
+        for data, final in self._pages_from(url, self._where(project)):
+            # One page at a time: parsing a long one takes several times its bytes.
+            with self._parsing:
+                found += parse_page(data, final, where=self._where(project))
+        return _checked(found, self.name)
+
+    def _pages_from(self, first: str, where: str) -> Iterator[tuple[bytes, str]]:
+        """The page at `first` and those its `Link` headers lead to: a part of a list is never the whole.
+
+        None when the index does not know the project. A later page that is missing is an error.
+        """
+        url: str | None = first
+        seen: set[str] = set()
+        while url is not None:
+            if url in seen or len(seen) >= MAX_PAGES:
+                raise _endless(where, url, len(seen))
+            seen.add(url)
+            try:
+                data, last = self._get(url)
+            except NetworkError as error:
+                if error.reference == "not-found" and not self.flat and url == first:
+                    return
+                raise
+            yield data, last.url
+            url = next_page(last.headers.get("link"), page=last.url, where=where)
 
     def _where(self, project: str) -> str:
         return f"index {self.name}, project {project}"
 
-    def _get(self, url: str) -> tuple[bytes, str]:
+    def _get(self, url: str) -> tuple[bytes, Hop]:
         hops: list[Hop] = []
         source = HttpByteSource(
             url=url, session=self._session, headers=self._headers(Accept=ACCEPT), check=hops.extend
@@ -199,7 +219,7 @@ class PackageIndex:
                         "too-large", "an index page is too long", where=shown_url(url), found=f"{size} bytes"
                     )
                 pieces.append(piece)
-        return b"".join(pieces), hops[-1].url
+        return b"".join(pieces), hops[-1]
 
     def _read_local(self, project: str) -> list[IndexFile]:
         folder = _local_path(self._url)
@@ -292,7 +312,7 @@ def _joined(base: str, link: object) -> str | None:
 
 
 def _parse_json(data: bytes, url: str, where: str) -> list[IndexFile]:
-    value = strict_json.loads(data, limit=PAGE_LIMIT, where=where, allow_floats=True)
+    value = json_answer(data, where=where)
     files = value.get("files") if isinstance(value, dict) else None
     if files is None and isinstance(value, dict) and "files" in value:
         return []  # an empty list, as Go writes it
@@ -379,6 +399,17 @@ def _checked(files: Sequence[IndexFile], name: str) -> tuple[IndexFile, ...]:
                 hint="tell whoever runs the index; a file name must never get other bytes",
             )
     return tuple(known.values())
+
+
+def _endless(where: str, url: str, pages: int) -> NetworkError:
+    return NetworkError(
+        "bad-link",
+        "a Link header cannot be followed, so the rest of a list is unknown",
+        where=where,
+        expected=f"at most {MAX_PAGES} pages, each once",
+        found=f"{shown_url(url)} after {pages} pages",
+        hint="run the same command again; if it stays so, tell whoever runs the index",
+    )
 
 
 def _bad_page(where: str, expected: str) -> MalformedError:

@@ -18,6 +18,8 @@ from bundler.trust.dsse import PAYLOAD_TYPE, STATEMENT_TYPE, decode_base64, pre_
 LIMIT = 32 << 20
 MAX_SIGNATURE_BYTES = 8192
 MAX_SUBJECTS = 1024
+LARGEST = 10**300
+"""The largest integer in what others signed: predicates hold times in nanoseconds, which are beyond 2^53."""
 _BUNDLE = "application/vnd.dev.sigstore.bundle"
 
 
@@ -49,7 +51,7 @@ def read_envelope(data: bytes, *, where: str) -> UpstreamEnvelope:
 
     Raises MalformedError: `bad-envelope`, `bad-base64`, and those of strict JSON.
     """
-    value = read_object(data, limit=LIMIT, where=where)
+    value = read_object(data, limit=LIMIT, where=where, largest=LARGEST)
     if not str(value.get("mediaType")).startswith(_BUNDLE):
         refuse(where, "a Sigstore bundle", value.get("mediaType"))
     envelope = value.get("dsseEnvelope")
@@ -75,7 +77,7 @@ def read_statement(
 
     Raises MalformedError: `bad-envelope`, and those of strict JSON.
     """
-    value = read_object(payload, limit=LIMIT, where=where)
+    value = read_object(payload, limit=LIMIT, where=where, largest=LARGEST)
     if value.get("_type") not in types:
         refuse(where, " or ".join(types), value.get("_type"))
     kind, subjects = value.get("predicateType"), value.get("subject")
@@ -97,9 +99,14 @@ def _subject(item: object, where: str) -> tuple[str, str]:
     return name, sha256 if is_sha256_hex(sha256) else ""
 
 
-def read_object(data: bytes, *, limit: int, where: str) -> Mapping[str, Any]:
-    """The JSON object in `data`. Raises MalformedError."""
-    value = strict_json.loads(data, limit=limit, where=where, allow_floats=True)
+def read_object(
+    data: bytes, *, limit: int, where: str, largest: int = strict_json.MAX_INTEGER
+) -> Mapping[str, Any]:
+    """The JSON object in `data`, with floats and integers up to `largest`. Raises MalformedError.
+
+    A key that stands twice is always refused: readers differ on which value was signed.
+    """
+    value = strict_json.loads(data, limit=limit, where=where, allow_floats=True, largest=largest)
     if not isinstance(value, dict):
         refuse(where, "an object", value)
     return value

@@ -12,7 +12,7 @@ from typing import Any
 
 from bundler.errors import MalformedError
 from bundler.trust.dsse import STATEMENT_TYPE, decode_base64
-from bundler.trust.upstream.envelope import MAX_SIGNATURE_BYTES, read_object, read_statement, refuse
+from bundler.trust.upstream.envelope import LARGEST, MAX_SIGNATURE_BYTES, read_object, read_statement, refuse
 from bundler.trust.upstream.expected_signers import Signer
 
 SIMPLE_SIGNING_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -40,7 +40,7 @@ def check_simple_signing(
         refuse(where, f"the annotation {SIGNATURE_ANNOTATION}", sorted(annotations))
     signature = decode_base64(text, where=where, limit=MAX_SIGNATURE_BYTES)
     signer.check_message(payload, signature, annotations, where=where)
-    value = read_object(payload, limit=PAYLOAD_LIMIT, where=where)
+    value = read_object(payload, limit=PAYLOAD_LIMIT, where=where, largest=LARGEST)
     critical = _object(value.get("critical"), where)
     if critical.get("type") != SIGNATURE_KIND:
         refuse(where, SIGNATURE_KIND, critical.get("type"))

@@ -14,7 +14,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from bundler.core import strict_json
 from bundler.errors import AuthenticityError, SealiftError
 from bundler.trust.dsse import BUNDLE_MEDIA_TYPE, PAYLOAD_TYPE
-from bundler.trust.upstream.envelope import read_object, read_statement, refuse
+from bundler.trust.upstream.envelope import LARGEST, read_object, read_statement, refuse
 from bundler.trust.upstream.expected_signers import Signer
 
 PROVENANCE_LIMIT = 4 << 20
@@ -72,7 +72,7 @@ def _claim(publisher: object) -> str:
 
 
 def _bundles(data: bytes, where: str) -> list[Mapping[str, Any]]:
-    value = read_object(data, limit=PROVENANCE_LIMIT, where=where)
+    value = read_object(data, limit=PROVENANCE_LIMIT, where=where, largest=LARGEST)
     bundles = value.get("attestation_bundles")
     if value.get("version") != 1 or not isinstance(bundles, list) or len(bundles) > MAX_ATTESTATIONS:
         refuse(where, f"a PEP 740 provenance object, version 1, at most {MAX_ATTESTATIONS} bundles", value)
