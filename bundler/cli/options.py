@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,7 @@ def _grouping(
 
 def _read_policy(path: Path) -> bytes:
     data = _read(path, POLICY_LIMIT, "policy")
+    _warn_of_open_policy(path)
     found = what_it_is(path) or (None if data.lstrip()[:1] == b"{" else "not even JSON")
     if found not in (None, POLICY_KIND):
         raise MalformedError(
@@ -190,10 +192,26 @@ def _read_policy(path: Path) -> bytes:
     return data
 
 
+def _warn_of_open_policy(path: Path) -> None:
+    """Warn if others could exchange the policy: then they decide whom this perimeter trusts."""
+    from bundler.storage.private_folder import folder_fault
+
+    fault = folder_fault(path.stat())
+    if fault and not _as_json():
+        output = Output(as_json=False)
+        text = f"others can change the policy {path}: {fault}."
+        output.say(text, mark="warning:", fg="yellow", bold=True)
+        output.say(f"  Let its owner be root or you, then: chmod go-w {shlex.quote(str(path))}")
+
+
+def _as_json() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is None or bool(context.params.get("as_json"))
+
+
 def _warn_of_missing_paper(policy: bytes) -> None:
     """Say that a first use with an empty state file compares the policy with nothing."""
-    context = click.get_current_context(silent=True)
-    if context is None or context.params.get("as_json"):
+    if _as_json():
         return
     digest = hashlib.sha256(policy).hexdigest()
     output = Output(as_json=False)

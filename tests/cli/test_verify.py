@@ -140,3 +140,15 @@ def test_a_first_use_with_the_typed_digest_is_remembered(
     assert run(bundle.arguments("--json", "--trust-on-first-use", f"sha256:{digest}")) == 0
 
     assert json.loads(bundle.state.read_text())["serials"] == {"test/stable": 7}
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o644, False), (0o646, True)])
+def test_a_policy_that_others_may_change_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: int, told: bool
+) -> None:
+    bundle = make_bundle(tmp_path)
+    bundle.policy.chmod(mode)
+    assert run(bundle.arguments()) == 0
+    said = capsys.readouterr().err
+    assert ("others can change the policy" in said) is told
+    assert (f"chmod go-w {bundle.policy}" in said) is told
