@@ -15,7 +15,7 @@ from bundler.cli.options import DEFAULT_POLICY, TRUSTED_ROOT
 from bundler.cli.output import Output, json_option, printable
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
 from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
-from bundler.core.predicate_types import BY_KIND, PREDICATE_TYPES
+from bundler.core.predicate_types import BY_KIND, BY_URI, PREDICATE_TYPES
 from bundler.core.report import Report
 from bundler.errors import ExitCode, Finding, UsageError
 
@@ -290,7 +290,12 @@ def import_(
         data = _wrapped(data, signature)
     written, accepted = take_in(sealed, data, trusted, where=str(file))
     show_bundle(output, sealed)
-    _show_says(output, written.statement.predicate_type, written.statement.predicate)
+    said = written.statement
+    kind = BY_URI.get(said.predicate_type)
+    # What follows from the bundle was compared with it; a bill of materials has thousands of lines.
+    _show_says(
+        output, said.predicate_type, said.predicate, short=kind is not None and kind.author != "person"
+    )
     if accepted.rewritten:
         output.say("unsigned members of the file were set to the strict form; what is signed is unchanged")
     identity = accepted.attestation.identity
@@ -405,22 +410,20 @@ def _refuse_other_tools(data: bytes, file: Path) -> None:
 def _show_statement(output: Output, payload: bytes, *, follows: bool = False) -> None:
     """Show all of a statement; of one that `follows` from the bundle, how long its lists are."""
     value = json.loads(payload)
-    predicate = value.get("predicate", {})
-    if not follows:
-        _show_says(output, value["predicateType"], predicate)
-        return
-    output.say(f"type      {printable(value['predicateType'])}")
-    for name, item in sorted(predicate.items()):
-        shown = f"{len(item)} members, computed from this bundle" if isinstance(item, (dict, list)) else item
-        output.say(f"says      {printable(name)}: {printable(str(shown))}")
+    _show_says(output, value["predicateType"], value.get("predicate", {}), short=follows)
 
 
-def _show_says(output: Output, predicate_type: str, predicate: Mapping[str, Any]) -> None:
+def _show_says(
+    output: Output, predicate_type: str, predicate: Mapping[str, Any], *, short: bool = False
+) -> None:
+    """Every member of a predicate on a line of its own; with `short`, lists and objects by their length."""
     from bundler.signing.attest import members
 
     output.say(f"type      {printable(predicate_type)}")
-    for name, value in members(predicate):
-        output.say(f"says      {printable(name)}: {printable(json.dumps(value, ensure_ascii=False))}")
+    for name, value in sorted(predicate.items()) if short else members(predicate):
+        is_long = short and isinstance(value, (dict, list))
+        shown = f"{len(value)} members" if is_long else json.dumps(value, ensure_ascii=False)
+        output.say(f"says      {printable(name)}: {printable(shown)}")
 
 
 def _say_how_to_sign(output: Output, bundle: Path, out: Path, signed_bytes: Path | None) -> None:

@@ -171,8 +171,8 @@ def _listed(path: Path, bundle: SealedBundle, trusted: Trusted | None) -> Listed
 
 
 def _in_short(statement: Statement) -> dict[str, Any]:
-    """All that a person says; of a statement that follows from the bundle, no lists and objects."""
-    if kind_of(statement.predicate_type) not in COMPUTED:
+    """All that a person says; of other statements (files, a bill of materials) no lists and objects."""
+    if kind_of(statement.predicate_type) in SPOKEN:
         return dict(statement.predicate)
     return {name: value for name, value in statement.predicate.items() if not isinstance(value, (dict, list))}
 
