@@ -16,6 +16,7 @@ from bundler.cli.output import Output, json_option, printable
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
 from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
 from bundler.core.predicate_types import BY_KIND, BY_URI, PREDICATE_TYPES
+from bundler.core.printable import groups
 from bundler.core.report import Report
 from bundler.errors import ExitCode, Finding, UsageError
 
@@ -195,7 +196,7 @@ def _sign_into(output: Output, sealed: SealedBundle, payload: bytes, kind: str, 
 
     with opened_signer(*secrets) as signer:
         written = attest(sealed, KeyAttestor(signer), kind, payload)
-        output.say(f"signed with {signer.public.algorithm} key {signer.public.fingerprint}")
+        output.say(f"signed with {signer.public.algorithm} key {groups(signer.public.fingerprint)}")
     return _tell_written(output, sealed, written, signer.public.fingerprint)
 
 
@@ -216,9 +217,9 @@ def _sign_file(output: Output, statement: Path, out: Path | None, secrets: Secre
     _show_statement(output, payload)
     with opened_signer(*secrets) as signer:
         write_output(place, KeyAttestor(signer).attest(payload))
-        output.say(f"signed with {signer.public.algorithm} key {signer.public.fingerprint}")
+        output.say(f"signed with {signer.public.algorithm} key {groups(signer.public.fingerprint)}")
     output.data(str(place))
-    output.say(f"next: sealift attest import BUNDLE {shlex.quote(str(place))} --public-key KEY.pub")
+    output.command(["sealift", "attest", "import", "BUNDLE", str(place), "--public-key", "KEY.pub"])
     data = {"written": [str(place)], "key": signer.public.fingerprint, "subjects": dict(parsed.subjects)}
     return output.emit(Report(verb="attest", data=data))
 

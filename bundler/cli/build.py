@@ -111,13 +111,13 @@ def tell(result: BuildResult, output: Output) -> Report:
     """What was sealed, for people, and the same as a report."""
     if result.already_sealed:
         output.say("already sealed from this very lock; nothing to do")
-    output.data(f"bundle    {result.out}")
+    output.verdict(f"bundle    {result.out}", "passed")
     output.data(f"manifest  sha256:{result.manifest.sha256}")
     fetched = f"{format_bytes(result.fetched)} fetched by this run"
     if result.reused:
         fetched += f", {format_bytes(result.reused)} reused"
     output.data(f"holds     {result.files} files, {format_bytes(result.bytes)}; {fetched}")
-    output.say(f"next: sealift sign {result.out} --key KEY")
+    output.command(["sealift", "sign", str(result.out), "--key", "KEY"])
     return Report(
         verb="build",
         findings=result.warnings,

@@ -62,6 +62,10 @@ def command(side: str, folder: Path, as_json: bool) -> int:
         if check.hint and check.state != "ok":
             output.data(f"{'':<30} {check.hint}")
     missing = tuple(_finding(check) for check in checks if check.state == "missing")
+    if missing:
+        output.verdict(f"LACKS: {', '.join(c.name for c in checks if c.state == 'missing')}", "failed")
+    else:
+        output.verdict("READY: nothing that is needed is missing", "passed")
     return output.emit(
         Report(
             verb="doctor",

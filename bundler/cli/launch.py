@@ -12,7 +12,7 @@ import click
 
 from bundler.cli.arguments import BundleFolder
 from bundler.cli.options import ReadingOptions, TrustOptions, reading_options, trust_options
-from bundler.cli.output import Output, printable
+from bundler.cli.output import Output, printable, verdict_style
 from bundler.core.report import Report
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def _announce(output: Output, report: Report) -> None:
 def _tell(output: Output, plan: LaunchPlan) -> None:
     """What will start, where it answers, and what to know about it."""
     entry = plan.entry
-    output.say(f"verified; starting {entry.engine} {entry.engine_version} as {printable(entry.served_name)}")
+    text = f"verified; starting {entry.engine} {entry.engine_version} as {printable(entry.served_name)}"
+    output.say(text, **verdict_style("passed"))
     output.say(f"clients: base URL {plan.url}, model {printable(entry.served_name)}")
     for note in plan.notes:
         output.say(f"  {printable(note)}")

@@ -63,8 +63,8 @@ def command(spec: Path, target: Path | None, check: bool, connection: Connection
     write_output(target, lock.to_bytes(), replace=True)
     for line in summary(lock):
         output.data(line)
-    output.data(f"lock      {target}, sha256:{lock.sha256}")
-    output.say(f"next: sealift plan {spec} --to DIR")
+    output.verdict(f"lock      {target}, sha256:{lock.sha256}", "passed")
+    output.command(["sealift", "plan", str(spec), "--to", "DIR"])
     warnings = (*spec_warnings(parsed, lock), *profile_warnings(lock), *odd)
     report = Report(verb="lock", findings=warnings, data=as_data(lock, target))
     return output.emit(report)
@@ -99,9 +99,9 @@ def compared(before: Lock, now: Lock, path: Path, output: Output) -> Report:
 
     changes = lock_changes(before, now)
     if not changes:
-        output.data(f"{path}: upstream answers as locked")
+        output.verdict(f"{path}: upstream answers as locked", "passed")
     else:
-        output.data(f"{path}: {len(changes)} changes upstream since it was locked")
+        output.verdict(f"{path}: {len(changes)} changes upstream since it was locked", "failed")
     return Report(
         verb="lock",
         verdict="failed" if changes else "passed",

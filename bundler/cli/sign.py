@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bundler.cli.arguments import BundleFolder
-from bundler.cli.output import Output, json_option, printable
+from bundler.cli.output import Output, json_option, printable, verdict_style
 from bundler.cli.sealed_bundle import bundle_facts, show_bundle
 from bundler.cli.signing_keys import KEY_HELP, opened_signer, secret_options
+from bundler.core.printable import groups
 from bundler.core.report import Report
 from bundler.errors import Finding, UsageError
 
@@ -92,7 +93,10 @@ def command(
         signed = sign_bundle(sealed, attestor, kinds or KINDS)
     for path in signed.written:
         output.data(path)
-    output.say("signed " + " ".join(f"{name} {value}" for name, value in facts.items()))
+    told = {**facts, "key": groups(facts["key"])} if "key" in facts else facts
+    output.say(
+        "signed " + " ".join(f"{name} {value}" for name, value in told.items()), **verdict_style("passed")
+    )
     output.say("next: carry the bundle in; there, with the perimeter's own policy:")
     output.say(f"  sealift verify {shlex.quote(str(bundle))} --policy POLICY")
     return output.emit(_report(signed, facts))

@@ -238,3 +238,23 @@ def test_data_have_a_hint_in_every_finding(capsys: pytest.CaptureFixture[str]) -
         rows()["missing-file"].do,
         "`sealift explain` lists every reference",
     ]
+
+
+@pytest.mark.parametrize("verb", ["build", "lock", "plan", "sign", "verify", "doctor", "launch", "install"])
+def test_every_verb_that_judges_colours_its_verdict(verb: str) -> None:
+    tree = ast.parse((CLI / f"{verb}.py").read_bytes())
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert called & {"output.verdict", "verdict_style"}
+
+
+@pytest.mark.parametrize(("quiet", "green"), [("", True), ("1", False)])
+def test_a_verdict_is_green_unless_colours_are_unwanted(
+    quiet: str, green: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", quiet)
+    monkeypatch.setenv("TERM", "xterm")
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", screen)
+    Output(as_json=False).verdict("bundle    kimi-17", "passed")
+    assert ("\x1b[32m" in screen.getvalue()) == green
