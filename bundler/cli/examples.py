@@ -17,7 +17,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sign": ("sealift sign kimi-17 --key release.key", "sealift sign kimi-17 --keyless"),
     "attest list": ("sealift attest list kimi-17 --policy policy.json",),
     "inspect": (
-        "sealift inspect kimi-17 --files",
         "sealift inspect kimi-17 --chain config.json",
         "sealift inspect kimi-17 --licenses",
     ),
