@@ -520,5 +520,5 @@ def test_without_the_library_the_command_that_installs_it_is_named(
     finding = answer["findings"][0]
     assert (finding["reference"], finding["hint"]) == (
         "no-matplotlib",
-        "python -m pip install 'sealift[plot]'",
+        "`python3 -m pip install 'sealift[plot]'`",
     )
