@@ -347,8 +347,10 @@ def _rule_list_faults(rules: Mapping[str, Any], where: str) -> Iterator[Finding]
     for rule, name in (("licenses", "allow"), ("licenses", "deny"), ("content", "formats")):
         items = rules.get(rule, {}).get(name)
         place = f"rules.{rule}.{name}"
-        if items == []:
-            # An empty list of what is allowed reads as "nothing", and would allow all.
+        # An empty list of what is allowed reads as "nothing", and would allow all. Beside a list of what is
+        # allowed, an empty one of what is refused says just what it does.
+        harmless = name == "deny" and rules.get(rule, {}).get("allow")
+        if items == [] and not harmless:
             yield _finding(where, place, "at least one entry, or no such member", "an empty list")
         for item in items or ():
             fault = text_fault(item) or ("" if item.strip() == item != "" else f"{item!r}")

@@ -460,6 +460,13 @@ def test_a_rule_that_would_check_nothing_is_refused(rules: Any, place: str) -> N
     assert any(found.startswith(f"policy.{place}") for found in places)
 
 
+def test_an_empty_list_of_refused_licences_beside_allowed_ones_is_read() -> None:
+    value = good_policy()
+    value["rules"] = {"licenses": {"allow": ["MIT"], "deny": []}}
+    rules = TrustPolicy.parse(dump(value)).rules
+    assert (rules.licenses_allow, rules.licenses_deny) == (("MIT",), ())
+
+
 VERSIONS = st.sampled_from(["1.0-1", "1rc1.post2.dev3", "1!2", "V1", "1.0+a.1", "1.0.rc_1", "1..2", "1-r4"])
 
 
