@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from bundler import __version__
 from bundler.assembly import bundle_readme, image_layout, seal, wheel_index
@@ -34,10 +35,12 @@ from bundler.content.second_opinion import library_findings
 from bundler.content.shards import SHARD_SUFFIX
 from bundler.content.wheels.wheel import check_wheels, metadata_text
 from bundler.core import layout
+from bundler.core.artifacts import Artifact
 from bundler.core.manifest import MANIFEST_NAME, Manifest
 from bundler.core.progress import Progress
 from bundler.core.specs.lock import Lock, LockedModel
 from bundler.errors import Finding, IntegrityError, MachineError, SealiftError, UsageError
+from bundler.records import license_table
 from bundler.records.licences import declared_license
 from bundler.sources.fetch import fetch_all
 from bundler.sources.jobs import FetchJob
@@ -131,8 +134,9 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         errors = [finding for finding in findings if finding.is_error]
         if errors:
             raise SealiftError.of(errors)
-        contents = replace(contents, signatures=signatures.standings)
-        manifest = _seal(request, store, contents, planned)
+        artifacts = describe(request.lock, replace(contents, signatures=signatures.standings))
+        planned.add(_put_readme(request.lock, store, artifacts))
+        manifest = _seal(request, store, artifacts, planned)
         share_tree(work / "bundle")
         # Both under the store's guard: another build of this output must find the old name or the new one.
         rename_directory(work / "bundle", request.out)
@@ -229,7 +233,7 @@ def _put_documents(request: BuildRequest, store: PayloadStore) -> list[str]:
 
 
 def documents(request: BuildRequest) -> dict[str, bytes]:
-    """Path to bytes of all generated files but the chunk list, `SHA256SUMS` and the manifest."""
+    """Path to bytes of all generated files but the README, the chunk list, `SHA256SUMS` and the manifest."""
     lock = request.lock
     texts: dict[str, bytes] = {layout.LOCK_RECORD: lock.to_bytes(), layout.SPEC_RECORD: request.spec}
     for model in lock.models:
@@ -242,9 +246,7 @@ def documents(request: BuildRequest) -> dict[str, bytes]:
         texts.update(wheel_index.tool_documents(lock.tools, request.own_wheel))
     if lock.images:
         texts.update(image_layout.layout_documents(lock.images))
-    verifier = build_verify_pyz()
-    texts["verify.pyz"] = verifier
-    texts["README.md"] = bundle_readme.render(lock, verify_pyz_sha256=hashlib.sha256(verifier).hexdigest())
+    texts["verify.pyz"] = build_verify_pyz()
     return texts
 
 
@@ -303,13 +305,23 @@ def _wheel_licenses(lock: Lock, root: Path, workers: int) -> Mapping[str, str]:
         return {name: text for name, text in zip(places, declared, strict=True) if text}
 
 
-def _seal(request: BuildRequest, store: PayloadStore, contents: Contents, planned: set[str]) -> bytes:
+def _put_readme(lock: Lock, store: PayloadStore, artifacts: Sequence[dict[str, Any]]) -> str:
+    """Write the README, whose licences are known only when the contents were read; gives back its path."""
+    described = [Artifact(item) for item in artifacts]
+    rows = license_table.license_rows(described, owners(lock).keys())
+    licences = bundle_readme.Licences(rows, license_table.added_texts(described))
+    return store.put_bytes("README.md", bundle_readme.render(lock, licences)).path
+
+
+def _seal(
+    request: BuildRequest, store: PayloadStore, artifacts: Sequence[dict[str, Any]], planned: set[str]
+) -> bytes:
     lock = request.lock
     members = {
         "name": lock.name,
         "createdAt": request.created_at,
         "tool": {"name": "sealift", "version": __version__},
-        "artifacts": describe(lock, contents),
+        "artifacts": list(artifacts),
         "lock": lock.sha256,
         "launch": launch_entries(lock),
     }
