@@ -12,6 +12,7 @@ import pytest
 from bundler.demo.hub import LoopbackHub
 from bundler.demo.registry import LoopbackRegistry
 from bundler.demo.rehearsal import demo_spec, make_repository, push_image
+from tests.end_to_end.bundle_readme import Reader, blocks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,23 @@ def test_the_tour_runs_as_printed(tmp_path: Path) -> None:
                 assert "attestation" in done.stdout
             if " launch " in line:
                 assert "llama_server.py" in done.stdout
+    read_the_bundle_s_readme(tmp_path)
+
+
+def read_the_bundle_s_readme(folder: Path) -> None:
+    """The README inside the bundle that the tour built: engine, launch and tools, on a read-only medium."""
+    (bundle,) = (path.parent for path in (folder / "medium").glob("*/manifest.json"))
+    names = {
+        "POLICY": folder / "policy.json",
+        "STATE": folder / "state.json",
+        "RELEASE_KEY": folder / "release.pub",
+    }
+    reader = Reader.of(bundle, folder / "home", **{name: str(path) for name, path in names.items()})
+    done = reader.run("".join(blocks(bundle)))
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert "Verified OK\nsame manifest\nall files fit\n" in done.stdout
+    assert "llama_server.py" in done.stdout
+    assert (reader.home / "sealift/tool/bin/sealift").exists()
 
 
 def test_the_exit_codes_of_the_readme_are_those_of_the_program() -> None:
