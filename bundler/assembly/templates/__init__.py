@@ -14,6 +14,8 @@ PROFILES = {
     "demo": "A tiny model with llama.cpp on the CPU: what `sealift demo` uses",
 }
 """Name to one line about it."""
+SCHEMA_FILE = "spec.schema.json"
+"""The JSON Schema of a spec, as it is named beside what `sealift init` writes."""
 
 
 def template(profile: str) -> str:
@@ -26,3 +28,11 @@ def template(profile: str) -> str:
             found=profile[:100],
         )
     return files(__name__).joinpath(f"{profile}.yaml").read_text(encoding="utf-8")
+
+
+def template_for_editors(profile: str, schema: str = SCHEMA_FILE) -> str:
+    """`template(profile)` below a line that tells editors where its schema is, relative to the spec.
+
+    A relative path works without network (yaml-language-server, "Using inlined schema").
+    """
+    return f"# yaml-language-server: $schema={schema}\n{template(profile)}"
