@@ -31,7 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "keys fingerprint": ("sealift keys fingerprint release.pub",),
     "trust show": ("sealift trust show policy.json",),
     "doctor": ("sealift doctor",),
-    "demo": ("sealift demo",),
+    "demo": ("sealift demo", "sealift demo --serve tour"),
     "completion": ("sealift completion bash > ~/.local/share/bash-completion/completions/sealift",),
     "explain": ("sealift explain digest-mismatch",),
 }
