@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from bundler.demo.hub import LoopbackHub
 from bundler.demo.registry import LoopbackRegistry
@@ -106,3 +108,14 @@ def test_the_exit_codes_of_the_readme_are_those_of_the_program() -> None:
     rows = [row.split("|") for row in text.splitlines() if row.startswith("| ") and row.count("|") == 5]
     codes = {int(cell) for row in rows for cell in (row[1], row[3]) if cell.strip().isdigit()}
     assert codes == {int(code) for code in ExitCode}
+
+
+def test_every_library_of_the_package_has_its_line_in_the_readme() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(item for extra in extras.values() for item in extra)]
+    text = (ROOT / "README.md").read_text("utf-8").split("| library | why |")[1].split("\n\n")[0]
+    told = [row.split("|")[1].strip() for row in text.splitlines()[2:]]
+    assert sorted(told) == sorted(Requirement(item).name for item in wanted)
+    for extra in extras:
+        assert f"`sealift[{extra}]`" in text
