@@ -30,17 +30,21 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize("data", NOTHING.values(), ids=NOTHING.keys())
-def test_unsigned_structure_is_refused_before_it_is_parsed(bundle: TestBundle, data: bytes) -> None:
+@pytest.mark.parametrize(
+    ("data", "reference"),
+    [(data, "too-deep" if name == "deep lists" else "bad-envelope") for name, data in NOTHING.items()],
+    ids=NOTHING.keys(),
+)
+def test_unsigned_structure_is_refused_before_it_is_parsed(
+    bundle: TestBundle, data: bytes, reference: str
+) -> None:
     for number in range(8):
         (bundle.root / "attestations" / f"{number}.sigstore.json").write_bytes(data)
     began = time.process_time()
 
     report = bundle.verify().report
 
-    # What is nested too deeply is called that; both are refused from the bytes alone.
-    assert references(report) in ({"bad-envelope"}, {"too-deep"})
-    assert int(report.exit_code) == 3
+    assert (references(report), int(report.exit_code)) == ({reference}, 3)
     assert time.process_time() - began < 2
 
 
