@@ -313,7 +313,9 @@ def test_the_schema_is_a_schema_and_documents_every_field() -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_examples_pass_parser_and_schema_and_are_what_init_writes(profile: str) -> None:
     data = (ROOT / "manifests" / profile / "spec.yaml").read_bytes()
-    assert data == template(profile).encode()
+    assert (
+        data == b"# yaml-language-server: $schema=../../docs/spec.schema.json\n" + template(profile).encode()
+    )
     assert parse_spec(data, profile).api_version == "sealift/v1"
     jsonschema.validate(yaml_text.loads(data, limit=SPEC_LIMIT, where=profile).value, json_schema())
 
