@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -214,18 +215,29 @@ def test_the_readme_of_the_bundle_works_as_printed(place: Workplace) -> None:
     blocks = [block.split("```")[0] for block in text.split("```sh\n")[1:]]
     checks = [block for block in blocks if "sha256sum" in block or "openssl" in block]
     assert len(checks) >= 4
-    public = (place.folder / "release.pub").read_bytes()
-    work = place.folder / "bundle-copy"
-    subprocess.run(["cp", "-r", place.folder / "bundle", work], check=True)
-    (work / "release.pub.pem").write_bytes(public)
+    key = place.folder / "release.pub"
+    der = subprocess.run(
+        ["openssl", "pkey", "-pubin", "-in", str(key), "-outform", "DER"], capture_output=True, check=True
+    ).stdout
+    home = place.folder / "home-of-a-reader"
+    home.mkdir(exist_ok=True)
+    surroundings = {**os.environ, "HOME": str(home), "RELEASE_KEY": str(key)}
+    said = []
     for block in checks:
-        lines = "\n".join(line.strip() for line in block.splitlines() if "verify.pyz . " not in line)
-        done = subprocess.run(["bash", "-euc", lines], cwd=work, capture_output=True, text=True, check=False)
+        lines = "\n".join(line for line in block.splitlines() if "verify.pyz . " not in line)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", lines],
+            cwd=place.folder / "bundle",
+            capture_output=True,
+            text=True,
+            check=False,
+            env=surroundings,
+        )
         assert done.returncode == 0, f"{lines}\n{done.stdout}\n{done.stderr}"
-        if "openssl" in lines:
-            said = done.stdout.splitlines()
-            assert said[0] == "Verified OK"
-            assert said[-1] == said[-2]
+        said += done.stdout.splitlines()
+    assert f"{hashlib.sha256(der).hexdigest()}  -" in said
+    assert said[said.index("Verified OK") + 1] == "same manifest"
+    assert "all files fit" in said
 
 
 def test_this_machine_is_one_the_demo_can_serve() -> None:

@@ -7,7 +7,6 @@ FOLDER/tree with FOLDER/work, then prints its peak resident memory in KiB.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bundler.sources.http import HttpByteSource, session
 from bundler.sources.jobs import FetchJob
 from bundler.sources.retry import RetryPolicy
 from bundler.storage.payload import PayloadStore
+from tests.peak_memory import peak_kibibytes
 
 
 def main(folder: Path, jobs_file: Path) -> int:
@@ -39,15 +39,8 @@ def main(folder: Path, jobs_file: Path) -> int:
     except SealiftError as error:
         print(error.findings[0].to_json())
         return int(error.exit_code)
-    print(_peak_kibibytes())
+    print(peak_kibibytes())
     return 0
-
-
-def _peak_kibibytes() -> int:
-    # Not ru_maxrss: that one also counts the process which started this one, up to its exec (getrusage(2)).
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert match is not None
-    return int(match[1])
 
 
 if __name__ == "__main__":

@@ -349,8 +349,9 @@ def test_no_damage_gives_no_findings() -> None:
 @pytest.mark.slow
 def test_memory_stays_flat_while_a_large_file_is_read(tmp_path: Path) -> None:
     script = """
-import sys, resource
+import sys
 from pathlib import Path
+from tests.peak_memory import peak_kibibytes
 from tests.storage.test_hashing import chunks_of, read
 from bundler.core.chunks import FileChunks
 import hashlib
@@ -359,10 +360,10 @@ block = bytes(chunk)
 one = chunks_of("f", block, chunk)
 from dataclasses import replace
 files = [FileChunks(replace(one.entry, size=size), chunk, one.digests * (size // chunk))]
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base = peak_kibibytes()
 outcome = read(root, files, unit_bytes=64 << 20)
 assert outcome.findings == () and outcome.bytes_read == size, outcome
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base)
+print(peak_kibibytes() - base)
 """
     with (tmp_path / "f").open("wb") as file:
         file.truncate(600 << 20)

@@ -218,8 +218,9 @@ def test_the_settings_are_ones_hf_xet_knows() -> None:
 def test_memory_stays_bounded_for_a_large_file(tmp_path: Path) -> None:
     """1 GB through Xet in a fresh process: the buffers, not the file, decide."""
     script = f"""
-import os, resource, sys
+import os, sys
 import hf_xet
+from tests.peak_memory import peak_kibibytes
 from bundler.sources.hub.xet import BOUNDED
 root = {str(tmp_path)!r}
 with open(root + "/big.bin", "wb") as file:
@@ -236,7 +237,7 @@ session = hf_xet.XetSession(hf_xet.XetConfig().with_config(dict(BOUNDED)))
 group = session.new_download_stream_group(endpoint="local://" + root + "/cas")
 info = hf_xet.XetFileInfo(open(root + "/hash").read(), 10**9)
 assert sum(map(len, group.download_stream(info))) == 10**9
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_kibibytes())
 """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 700 * 1024
