@@ -21,7 +21,7 @@ from bundler.content.gguf import END_OF_FILE, parse_header
 from bundler.content.shards import INDEX_SUFFIX, SHARD_SUFFIX, whole_copy_findings
 from bundler.content.weights import GGUF_SUFFIXES, is_document
 from bundler.core.specs.lock import LockedModel, LockedModelFile
-from bundler.errors import ExitCode, Finding, MalformedError, NetworkError, SealiftError
+from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, NetworkError, SealiftError
 
 DOCUMENT_LIMIT = 128 << 20
 """Bytes of one JSON document that are read early: the largest index known has 60 MB."""
@@ -59,19 +59,33 @@ def early_findings(model: LockedModel, reader: EarlyReader) -> list[Finding]:
     """What is known to be wrong with `model` before its weights are fetched.
 
     Each stage runs only if the one before found no error, so a fault in a small document costs no request
-    for a weight. Raises what `reader` raises for a file that cannot be read at all.
+    for a weight. A file that cannot be read is a warning.
     """
     sizes = {file.path: file.size for file in model.files}
     findings = listing_findings(sizes, model.format, allow_pickle=model.allow_pickle)
     if _has_error(findings):
         return findings
-    small = {file.path: reader.whole(model, file.path, DOCUMENT_LIMIT) for file in _small_files(model)}
+    small = _read_small_files(model, reader, findings)
     for path, data in small.items():
         findings += small_document_findings(path, data)
     documents = {path: data for path, data in small.items() if is_document(path)}
     indexes = {path: value for path, value in parsed_documents(documents) if path.endswith(INDEX_SUFFIX)}
     findings += whole_copy_findings(sizes, indexes)
-    return findings if _has_error(findings) else findings + _from_headers(model, reader, documents)
+    # Headers are judged by the documents beside them: without one of these nothing can be said.
+    if _has_error(findings) or any(finding.reference == "not-judged-early" for finding in findings):
+        return findings
+    return findings + _from_headers(model, reader, documents)
+
+
+def _read_small_files(model: LockedModel, reader: EarlyReader, findings: list[Finding]) -> dict[str, bytes]:
+    """Path to bytes. What upstream does not give as locked is left to the build, which refuses it."""
+    small = {}
+    for file in _small_files(model):
+        try:
+            small[file.path] = reader.whole(model, file.path, DOCUMENT_LIMIT)
+        except (NetworkError, IntegrityError) as error:
+            findings.append(_not_read(model, file, f"{error.reference}: {error.findings[0].what}"))
+    return small
 
 
 def _has_error(findings: list[Finding]) -> bool:
@@ -133,12 +147,12 @@ def _whole_gguf(data: bytes, file: LockedModelFile) -> bool:
 
 def _not_read(model: LockedModel, file: LockedModelFile, found: str) -> Finding:
     return Finding(
-        "header-not-read",
-        "the header of a weight file could not be read before the download; the build will judge it",
+        "not-judged-early",
+        "a file could not be judged before the download; the build will judge it",
         where=f"{model.repo}: {file.path}",
-        expected="an answer to a request for its first bytes",
+        expected="the bytes that were locked, or the first of them",
         found=found,
-        hint="`sealift build` judges it after the download; try again when the Hub answers to ranges",
+        hint="`sealift build` judges it after the download and refuses what is not as locked",
         severity="warning",
         exit_code=ExitCode.NETWORK,
     )

@@ -11,7 +11,7 @@ import pytest
 
 from bundler.assembly.locking import make_lock
 from bundler.core.specs.spec_text import parse_spec
-from bundler.demo.hub import LoopbackHub, Repository
+from bundler.demo.hub import HubFile, LoopbackHub, Repository
 from bundler.demo.serving import Answer, Request
 from bundler.errors import Finding, SealiftError
 
@@ -160,4 +160,24 @@ def test_a_hub_without_ranges_leaves_headers_to_the_build(
         hub.weight_requests = []
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         found = locked(tmp_path, {"model.safetensors": weights(), "config.json": CONFIG})
-    assert [(finding.reference, finding.severity) for finding in found] == [("header-not-read", "warning")]
+    assert [(finding.reference, finding.severity) for finding in found] == [("not-judged-early", "warning")]
+
+
+class OtherETag(CountingHub):
+    """A Hub that gives another ETag with a small file than it listed."""
+
+    def file_headers(self, repository: Repository, file: HubFile) -> dict[str, str]:
+        return {**super().file_headers(repository, file), "ETag": '"%s"' % ("0" * 40)}
+
+
+def test_what_upstream_no_longer_gives_as_locked_is_left_to_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hub/acme/model").mkdir(parents=True)
+    with OtherETag(tmp_path / "hub") as hub:
+        hub.weight_requests = []
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        found = locked(tmp_path, {"model.safetensors": weights(), "config.json": CONFIG})
+    assert [(finding.reference, finding.severity) for finding in found] == [("not-judged-early", "warning")]
+    assert found[0].found.startswith("upstream-changed")
+    assert hub.weight_requests == []
