@@ -27,6 +27,7 @@ from bundler.assembly.artifact_entries import (
     launch_entries,
     owners,
 )
+from bundler.assembly.early_models import LARGE, EarlyReader, early_findings, is_large, located
 from bundler.assembly.upstream import assess
 from bundler.assembly.upstream_findings import no_such_evidence
 from bundler.content.model import check_model
@@ -71,6 +72,8 @@ class BuildRequest:
     """Everything to fetch; made late because it asks indexes and registries for addresses."""
     own_wheel: tuple[str, bytes]
     """sealift's own wheel: file name and bytes."""
+    early: EarlyReader | None = None
+    """Reads documents and headers of large models before their weights are fetched; None skips this look."""
     reuse: tuple[Path, ...] = ()
     """Earlier bundles, Hub caches and folders whose files are taken instead of fetched."""
 
@@ -126,6 +129,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         _refuse_without_space(store.root, _missing_bytes(store, jobs) - reusable.shared_bytes(jobs, store))
         reused = reusable.take(jobs, store)
         fetched = _missing_bytes(store, jobs)
+        early = _refuse_early(request, store, jobs)
         fetch_all(jobs, store, workers=request.workers, progress=progress)
         signatures = assess(request.lock, _reader(store), lambda path: _sha256_of(store, path))
         signatures.refuse()
@@ -142,7 +146,7 @@ def build(request: BuildRequest, progress: Progress) -> BuildResult:
         rename_directory(work / "bundle", request.out)
         done = _put_aside(work)
     shutil.rmtree(done, ignore_errors=True)
-    return replace(_result(request.out, manifest, tuple(findings)), fetched=fetched, reused=reused.bytes)
+    return replace(_result(request.out, manifest, (*early, *findings)), fetched=fetched, reused=reused.bytes)
 
 
 def _result(out: Path, manifest: bytes, warnings: tuple[Finding, ...]) -> BuildResult:
@@ -180,6 +184,19 @@ def _drop_what_no_lock_asks_for(store: PayloadStore, planned: set[str]) -> None:
     """Remove what an earlier run put here for another lock; only files this store wrote itself."""
     for path in set(store.stored()) - planned:
         store.discard(path)
+
+
+def _refuse_early(request: BuildRequest, store: PayloadStore, jobs: Sequence[FetchJob]) -> list[Finding]:
+    """Warnings about large models of which much is still to be fetched; raises what is wrong with them."""
+    findings: list[Finding] = []
+    for model in request.lock.models if request.early is not None else ():
+        own = [job for job in jobs if layout.is_below(job.path, model.snapshot)]
+        if request.early is not None and is_large(model) and _missing_bytes(store, own) >= LARGE:
+            findings += located(model, early_findings(model, request.early))
+    errors = [finding for finding in findings if finding.is_error]
+    if errors:
+        raise SealiftError.of(errors)
+    return [finding for finding in findings if finding.reference == "not-judged-early"]
 
 
 def _missing_bytes(store: PayloadStore, jobs: Sequence[FetchJob]) -> int:

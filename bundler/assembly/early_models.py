@@ -6,9 +6,11 @@ checkpoint of 61 shards costs some seconds and megabytes instead of a night and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from bundler.content.early import (
     Beginning,
@@ -23,6 +25,9 @@ from bundler.content.weights import GGUF_SUFFIXES, is_document
 from bundler.core.specs.lock import LockedModel, LockedModelFile
 from bundler.errors import ExitCode, Finding, IntegrityError, MalformedError, NetworkError, SealiftError
 
+if TYPE_CHECKING:
+    from bundler.sources.hub.client import Patience
+
 DOCUMENT_LIMIT = 128 << 20
 """Bytes of one JSON document that are read early: the largest index known has 60 MB."""
 SMALL_BYTES = 1 << 20
@@ -31,6 +36,8 @@ SMALL_FILES = 256
 """Small files that are read; a repository with more of them is judged when it is fetched."""
 POINTER_BYTES = 1024
 """A weight file up to this size may be a git-lfs pointer (git-lfs takes no longer file for one)."""
+LARGE = 16 << 20
+"""Bytes of weights from which their headers are read first."""
 HEADER_READERS = 8
 """Requests under way at once: 61 headers in about two seconds."""
 _WEIGHTS = (SHARD_SUFFIX, *GGUF_SUFFIXES)
@@ -48,33 +55,61 @@ class EarlyReader:
     beginning: Callable[[LockedModel, LockedModelFile], bytes]
 
 
-def hub_reader() -> EarlyReader:
+def hub_reader(patience: Patience | None = None) -> EarlyReader:
     """Reads from the Hub that the model was pinned on."""
     from bundler.sources.hub.repository import preview_header, read_small
 
-    return EarlyReader(whole=read_small, beginning=preview_header)
+    return EarlyReader(
+        whole=partial(read_small, patience=patience), beginning=partial(preview_header, patience=patience)
+    )
+
+
+def is_large(model: LockedModel) -> bool:
+    """Whether the weights are so large that reading their headers first is worth the requests."""
+    return sum(file.size for file in model.files if file.path.lower().endswith(_WEIGHTS)) >= LARGE
+
+
+def document_findings(model: LockedModel, reader: EarlyReader) -> list[Finding]:
+    """What listing and small documents of `model` show: no request for a weight. For `lock`."""
+    return _documents_judged(model, reader)[0]
 
 
 def early_findings(model: LockedModel, reader: EarlyReader) -> list[Finding]:
-    """What is known to be wrong with `model` before its weights are fetched.
+    """What is known to be wrong with `model` before its weights are fetched. For `plan` and `build`.
 
     Each stage runs only if the one before found no error, so a fault in a small document costs no request
     for a weight. A file that cannot be read is a warning.
     """
+    findings, documents = _documents_judged(model, reader)
+    # Headers are judged by the documents beside them: without one of these nothing can be said.
+    if _has_error(findings) or any(finding.reference == "not-judged-early" for finding in findings):
+        return findings
+    return findings + _from_headers(model, reader, documents)
+
+
+def located(model: LockedModel, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings with the repository before each path."""
+    return [
+        finding
+        if finding.where.startswith(model.repo)
+        else replace(finding, where=f"{model.repo}: {finding.where}")
+        for finding in findings
+    ]
+
+
+def _documents_judged(model: LockedModel, reader: EarlyReader) -> tuple[list[Finding], dict[str, bytes]]:
+    """Findings of listing and small files, and the JSON documents by path."""
     sizes = {file.path: file.size for file in model.files}
     findings = listing_findings(sizes, model.format, allow_pickle=model.allow_pickle)
     if _has_error(findings):
-        return findings
+        return findings, {}
     small = _read_small_files(model, reader, findings)
     for path, data in small.items():
         findings += small_document_findings(path, data)
     documents = {path: data for path, data in small.items() if is_document(path)}
     indexes = {path: value for path, value in parsed_documents(documents) if path.endswith(INDEX_SUFFIX)}
     findings += whole_copy_findings(sizes, indexes)
-    # Headers are judged by the documents beside them: without one of these nothing can be said.
-    if _has_error(findings) or any(finding.reference == "not-judged-early" for finding in findings):
-        return findings
-    return findings + _from_headers(model, reader, documents)
+    return findings, documents
 
 
 def _read_small_files(model: LockedModel, reader: EarlyReader, findings: list[Finding]) -> dict[str, bytes]:
@@ -85,6 +120,7 @@ def _read_small_files(model: LockedModel, reader: EarlyReader, findings: list[Fi
             small[file.path] = reader.whole(model, file.path, DOCUMENT_LIMIT)
         except (NetworkError, IntegrityError) as error:
             findings.append(_not_read(model, file, f"{error.reference}: {error.findings[0].what}"))
+            break  # what is missing already ends the early look; a dead network is not asked again
     return small
 
 

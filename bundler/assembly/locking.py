@@ -5,11 +5,11 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from bundler.assembly.early_models import EarlyReader, early_findings, hub_reader
+from bundler.assembly.early_models import EarlyReader, document_findings, hub_reader, located
 from bundler.assembly.launch_rules import refuse_profiles
 from bundler.assembly.pinned_files import pinned_files
 from bundler.assembly.upstream import assess
@@ -49,7 +49,7 @@ class Resolvers:
     image: Callable[[ImageSpec], LockedImage]
     file: FileResolver
     early: EarlyReader | None = None
-    """Reads documents and headers of models before anything is fetched; None judges nothing early."""
+    """Reads small documents of models; None judges nothing early."""
     evidence: Callable[[Lock, Spec, Path], Callable[[str], bytes]] = _fetched_evidence
     """Gives the bytes of evidence by bundle path, for artifacts whose signer the spec pins."""
 
@@ -175,16 +175,11 @@ class _Pinning:
         return model
 
     def _judge(self, model: LockedModel) -> None:
-        """Raises what listing, documents and headers already tell of a model that no engine would load."""
+        """Raises what listing and documents already show of a model that no engine would load."""
         if self.resolvers.early is None:
             return
-        self.say(f"reading the small files and headers of {model.repo}")
-        findings = [
-            replace(finding, where=f"{model.repo}: {finding.where}")
-            if not finding.where.startswith(model.repo)
-            else finding
-            for finding in early_findings(model, self.resolvers.early)
-        ]
+        self.say(f"reading the small files of {model.repo}")
+        findings = located(model, document_findings(model, self.resolvers.early))
         errors = [finding for finding in findings if finding.is_error]
         if errors:
             raise SealiftError.of(errors)

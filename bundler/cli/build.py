@@ -81,6 +81,7 @@ def command(
     (HF_TOKEN) or the Hub client's token file, never from the command line.
     """
     from bundler.assembly.build import BuildRequest, build
+    from bundler.assembly.early_models import hub_reader
     from bundler.assembly.fetch_jobs import all_jobs
     from bundler.core.specs.spec_text import SPEC_LIMIT, parse_spec
     from bundler.sources.wheels.wheels import own_wheel
@@ -100,6 +101,7 @@ def command(
         jobs=lambda locked: all_jobs(locked, spec=parsed, base=base, transport=transport),
         own_wheel=own_wheel(),
         reuse=reuse,
+        early=hub_reader(),
     )
     progress = make_progress(wanted=not (no_progress or as_json))
     with connection.opened(output.say):

@@ -145,14 +145,17 @@ def make_plan(
     source: Path, out: Path | None, overhead: int | None, node: NodeSpec | None, output: Output
 ) -> Plan:
     """The plan for a lock, or for a spec and its lock; of a spec without one everything is pinned now."""
+    from bundler.assembly.early_models import hub_reader
     from bundler.core.specs.lock import LOCK_LIMIT, Lock
+    from bundler.planning.model_shape import plan_patience
     from bundler.planning.plan import plan_lock
     from bundler.storage.bounded_read import read_named
 
     data = read_named(source, LOCK_LIMIT)
     parsed = Lock.parse(data, where=str(source)) if is_lock(source) else None
     lock = parsed or lock_of_spec(source, data, output)
-    return plan_lock(lock, out or Path(f"{lock.name}-{lock.serial}"), overhead=overhead, node=node)
+    place = out or Path(f"{lock.name}-{lock.serial}")
+    return plan_lock(lock, place, overhead=overhead, node=node, early=hub_reader(plan_patience()))
 
 
 def lock_of_spec(source: Path, data: bytes, output: Output) -> Lock:

@@ -60,7 +60,7 @@ def read_shape(model: LockedModel, model_file: str | None, places: Sequence[Path
     if data is None:
         from bundler.sources.hub.repository import read_small
 
-        data = read_small(model, CONFIG, CONFIG_LIMIT, patience=_patience())
+        data = read_small(model, CONFIG, CONFIG_LIMIT, patience=plan_patience())
     return parse_config(data, f"{model.repo}: {CONFIG}")
 
 
@@ -91,7 +91,7 @@ def _is_locked(data: bytes, file: LockedModelFile) -> bool:
     return git.hexdigest() == file.git_blob_sha1
 
 
-def _patience() -> Patience:
+def plan_patience() -> Patience:
     """Asking twice is enough here: a plan without a network says so within seconds."""
     from bundler.sources.hub.client import Patience
     from bundler.sources.retry import RetryPolicy
@@ -108,7 +108,7 @@ def _gguf_shape(model: LockedModel, file: LockedModelFile, places: Sequence[Path
                 return _shape_in(stream.fileno(), where)
     from bundler.sources.hub.repository import preview_header
 
-    beginning = preview_header(model, file, patience=_patience())
+    beginning = preview_header(model, file, patience=plan_patience())
     # The header's reader compares it with the file's size: a sparse file in memory has the one and the other.
     descriptor = os.memfd_create("gguf-header")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bundler.assembly.build import building_folder
+from bundler.assembly.early_models import EarlyReader, early_findings, is_large, located
 from bundler.assembly.pinned_files import KINDS, PinnedFile, generated_bytes, pinned_files
 from bundler.content.system_libraries import needs_lines
 from bundler.core.specs.lock import Lock, LockedEngine, LockedModel
@@ -57,6 +58,8 @@ class Plan:
     fetch: FetchPlan | None
     """None when nothing is pinned yet."""
     launches: tuple[LaunchPlan, ...]
+    contents: tuple[Finding, ...] = ()
+    """What documents and headers of models show before the download."""
     machine_needs: tuple[str, ...] = ()
     """What machines of the perimeter must have that no wheel brings, a line for each, by engine."""
 
@@ -64,7 +67,7 @@ class Plan:
     def findings(self) -> tuple[Finding, ...]:
         """What speaks against going on, and what is not known."""
         space = self.fetch.space.findings if self.fetch else ()
-        return (*space, *(finding for launch in self.launches for finding in launch.findings))
+        return (*space, *self.contents, *(finding for launch in self.launches for finding in launch.findings))
 
     @property
     def exit_code(self) -> ExitCode:
@@ -82,6 +85,7 @@ def plan_lock(
     overhead: int | None = None,
     node: NodeSpec | None = None,
     shape_of: ShapeReader = read_shape,
+    early: EarlyReader | None = None,
 ) -> Plan:
     """The plan to build `lock` into `out`. Nothing is written.
 
@@ -96,12 +100,24 @@ def plan_lock(
     return Plan(
         fetch=fetch,
         launches=judge(candidates, node or lock.node, overhead),
+        contents=_early(lock, places, early),
         machine_needs=tuple(
             f"{engine.requirement}: {line}"
             for engine in lock.engines
             for line in needs_lines([wheel.name for wheel in engine.wheels], engine.accelerator)
         ),
     )
+
+
+def _early(lock: Lock, places: Sequence[Path], reader: EarlyReader | None) -> tuple[Finding, ...]:
+    """What small documents and headers of large models show, of which not all is here yet."""
+    findings: list[Finding] = []
+    for model in lock.models if reader is not None else ():
+        sizes = {f"{model.snapshot}/{file.path}": file.size for file in model.files}
+        here = any(present_files(place, sizes) == set(sizes) for place in places)
+        if reader is not None and is_large(model) and not here:
+            findings += located(model, early_findings(model, reader))
+    return tuple(findings)
 
 
 def plan_fetch(lock: Lock, out: Path) -> FetchPlan:

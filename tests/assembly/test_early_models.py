@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bundler.assembly.early_models import LARGE, early_findings, hub_reader
 from bundler.assembly.locking import make_lock
+from bundler.cli.app import run
 from bundler.core.specs.spec_text import parse_spec
 from bundler.demo.hub import HubFile, LoopbackHub, Repository
 from bundler.demo.serving import Answer, Request
@@ -68,6 +70,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingHub
         yield running
 
 
+def judged_before_fetching(tmp_path: Path, files: dict[str, bytes], format: str = "any") -> list[Finding]:
+    """What `plan` and `build` say of a repository that `lock` let pass, before a weight is fetched."""
+    for name, data in files.items():
+        (tmp_path / "hub/acme/model" / name).write_bytes(data)
+    spec = SPEC.replace(b"FORMAT", format.encode())
+    lock = make_lock(parse_spec(spec, "spec.yaml"), spec, tmp_path)
+    return early_findings(lock.models[0], hub_reader())
+
+
 def locked(tmp_path: Path, files: dict[str, bytes], format: str = "any") -> list[Finding]:
     """What `lock` says of a repository with `files`: errors raised or warnings given."""
     for name, data in files.items():
@@ -102,7 +113,7 @@ def test_small_faults_cost_no_request_for_a_weight(
 
 
 def test_another_format_than_asked_costs_headers_only(hub: CountingHub, tmp_path: Path) -> None:
-    found = locked(tmp_path, {"model.safetensors": weights(), "config.json": CONFIG}, "int4")
+    found = judged_before_fetching(tmp_path, {"model.safetensors": weights(), "config.json": CONFIG}, "int4")
     assert "weight-format" in {finding.reference for finding in found if finding.is_error}
     assert hub.weight_requests
     assert all(request.split()[1].startswith("bytes=0-") for request in hub.weight_requests)
@@ -115,7 +126,7 @@ def test_a_missing_shard_is_found_before_the_others_are_fetched(hub: CountingHub
         INDEX: index(a=SHARDS[0], b=SHARDS[1]),
         "config.json": CONFIG,
     }
-    found = locked(tmp_path, files)
+    found = judged_before_fetching(tmp_path, files)
     assert "shard-missing" in {finding.reference for finding in found if finding.is_error}
     assert not any(request.endswith("whole") for request in hub.weight_requests)
 
@@ -127,7 +138,7 @@ def test_a_good_model_is_locked_without_a_word(hub: CountingHub, tmp_path: Path)
         INDEX: index(a=SHARDS[0], b=SHARDS[1]),
         "config.json": CONFIG,
     }
-    assert locked(tmp_path, files) == []
+    assert judged_before_fetching(tmp_path, files) == []
     assert len(hub.weight_requests) == 4  # a length and a header each
 
 
@@ -159,7 +170,7 @@ def test_a_hub_without_ranges_leaves_headers_to_the_build(
     with NoRanges(tmp_path / "hub") as hub:
         hub.weight_requests = []
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        found = locked(tmp_path, {"model.safetensors": weights(), "config.json": CONFIG})
+        found = judged_before_fetching(tmp_path, {"model.safetensors": weights(), "config.json": CONFIG})
     assert [(finding.reference, finding.severity) for finding in found] == [("not-judged-early", "warning")]
 
 
@@ -181,3 +192,22 @@ def test_what_upstream_no_longer_gives_as_locked_is_left_to_the_build(
     assert [(finding.reference, finding.severity) for finding in found] == [("not-judged-early", "warning")]
     assert found[0].found.startswith("upstream-changed")
     assert hub.weight_requests == []
+
+
+@pytest.mark.parametrize("verb", ["plan", "build"])
+def test_a_large_wrong_model_is_refused_before_its_weights_are_fetched(
+    hub: CountingHub, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {SHARDS[0]: weights("BF16", "a", *(f"t{n}" for n in range(LARGE >> 16))), "config.json": CONFIG}
+    files[INDEX] = index(a=SHARDS[0], b=SHARDS[1])
+    for name, data in files.items():
+        (tmp_path / "hub/acme/model" / name).write_bytes(data)
+    spec = tmp_path / "spec.yaml"
+    spec.write_bytes(SPEC.replace(b"FORMAT", b"any"))
+    assert run(["lock", str(spec), "--json"]) == 0
+    place = ["--to", str(tmp_path / "out")] if verb == "plan" else ["-o", str(tmp_path / "out")]
+    capsys.readouterr()
+    assert run([verb, str(spec), *place, "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert "shard-missing" in {item["reference"] for item in found}
+    assert not any(request.endswith("whole") for request in hub.weight_requests)
